@@ -1,0 +1,1 @@
+"""Records, files, collections and models: what the other packages share."""

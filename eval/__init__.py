@@ -1,0 +1,1 @@
+"""Evaluation: trec_eval-exact measures with one stated policy."""

@@ -1,0 +1,1 @@
+"""Rerankers: the attention engine and the methods built on it."""
