@@ -1,0 +1,115 @@
+"""Reading text files line by line with their place in errors, and writing them whole or not at all.
+
+A reader yields ``(Place, line)``; a parser that meets nonsense calls ``place.error(...)``, so
+every message names file and line. A writer makes a sibling temporary file and renames it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from ranklens.data.errors import InvalidInputError, MissingResourceError
+
+_SHOWN = 80
+
+
+def shown(value: object) -> str:
+    """Return a value as an error message shows it: quoted, and cut when it is long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text)} characters)"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A line of a file, for error messages."""
+
+    path: Path
+    line: int
+
+    def error(self, message: str) -> InvalidInputError:
+        """Return the error that says ``file:line: message``."""
+        return InvalidInputError(f"{self.path}:{self.line}: {message}")
+
+
+def read_lines(path: Path) -> Iterator[tuple[Place, str]]:
+    """Yield every non-blank line of a UTF-8 text file, plain or gzip, without its line end.
+
+    Lines end with LF or CRLF only: a form feed or U+2028 inside a JSON text is content.
+    Raises MissingResourceError without the file; InvalidInputError for bytes that are not
+    UTF-8 and for a damaged gzip, naming the line.
+    """
+    if not path.is_file():
+        raise MissingResourceError(f"no such file: {path}")
+    number = 0
+    try:
+        with _open_bytes(path) as stream:
+            for number, raw in enumerate(stream, start=1):
+                try:
+                    text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise Place(path, number).error(
+                        f"not UTF-8 (byte {error.start + 1} of the line); convert the file to UTF-8"
+                    ) from None
+                text = text.rstrip("\r\n")
+                if text.strip():
+                    yield Place(path, number), text
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise Place(path, number + 1).error(f"damaged gzip file ({error})") from None
+
+
+def _open_bytes(path: Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """Yield every JSON object of a JSONL file, plain or gzip; InvalidInputError names the line."""
+    for place, line in read_lines(path):
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise place.error(f"not JSON ({error.msg} at column {error.colno})") from None
+        if not isinstance(value, dict):
+            raise place.error(f"expected a JSON object, got {shown(value)}")
+        yield place, value
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes as hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic_writer(path: Path) -> Iterator[IO[str]]:
+    """Open a text file that appears under its name only when the block ends without an error."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = temporary.open("w", encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise InvalidInputError(f"cannot write {path}: {error.strerror}") from None
+    try:
+        with stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file with sorted keys and a line end, whole or not at all."""
+    with atomic_writer(path) as stream:
+        json.dump(value, stream, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        stream.write("\n")

@@ -1,0 +1,166 @@
+"""Runs: for each query its documents in a strict order, and the TREC file that carries them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ranklens.data.errors import InvalidInputError
+from ranklens.data.files import Place, atomic_writer, read_lines, shown
+from ranklens.data.records import ScoredDoc
+
+
+class Run(Mapping[str, tuple[ScoredDoc, ...]]):
+    """An immutable mapping of query id to scored documents, best first.
+
+    The order given is the order kept, so scores must not increase along it; equal scores are
+    allowed (their order is then the caller's tie-break). Raises InvalidInputError for a
+    document that occurs twice, a score that is not finite, or an increasing score.
+    """
+
+    def __init__(self, rankings: Mapping[str, Iterable[ScoredDoc]], tag: str = "ranklens") -> None:
+        self.tag = tag
+        self._rankings = {
+            query_id: _checked(query_id, tuple(docs)) for query_id, docs in rankings.items()
+        }
+
+    def __getitem__(self, query_id: str) -> tuple[ScoredDoc, ...]:
+        return self._rankings[query_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rankings)
+
+    def __len__(self) -> int:
+        return len(self._rankings)
+
+    def __repr__(self) -> str:
+        documents = sum(map(len, self.values()))
+        return f"Run(tag={self.tag!r}, queries={len(self)}, documents={documents})"
+
+    @property
+    def tied_queries(self) -> tuple[str, ...]:
+        """The ids of the queries in which two documents score the same in single precision."""
+        return tuple(
+            query_id
+            for query_id, docs in self.items()
+            if np.any(np.diff(np.array([d.score for d in docs], dtype=np.float32)) == 0)
+        )
+
+
+def _checked(query_id: str, docs: tuple[ScoredDoc, ...]) -> tuple[ScoredDoc, ...]:
+    seen: set[str] = set()
+    previous = math.inf
+    for doc in docs:
+        if doc.doc_id in seen:
+            raise InvalidInputError(f"query {query_id!r}: document {doc.doc_id!r} occurs twice")
+        seen.add(doc.doc_id)
+        if not math.isfinite(doc.score):
+            raise InvalidInputError(
+                f"query {query_id!r}: document {doc.doc_id!r} has the score {doc.score}"
+            )
+        if doc.score > previous:
+            raise InvalidInputError(
+                f"query {query_id!r}: document {doc.doc_id!r} scores higher than the one before it"
+            )
+        previous = doc.score
+    return docs
+
+
+def read_run(path: Path) -> Run:
+    """Read a TREC run file (``query Q0 document rank score tag``; plain or gzip).
+
+    Documents are ordered by score, descending; equal scores by the rank column, then by
+    document id. Lines starting with ``#`` are comments (ir_metadata headers). Raises
+    InvalidInputError that names the line for a wrong column count, a rank or score that is
+    not a number, NaN, and a document that a query lists twice.
+    """
+    rows: dict[str, list[tuple[float, int, str]]] = {}
+    seen: dict[tuple[str, str], int] = {}
+    tag: str | None = None
+    for place, line in read_lines(path):
+        if line.startswith("#"):
+            continue
+        # trec_eval takes whatever follows the fifth column as the tag.
+        columns = line.split(maxsplit=5)
+        if len(columns) != 6:
+            raise place.error(
+                "expected 6 columns (query Q0 document rank score tag), "
+                f"got {len(columns)}: {shown(line)}"
+            )
+        query_id, _, doc_id, rank, score, tag = columns
+        first = seen.setdefault((query_id, doc_id), place.line)
+        if first != place.line:
+            raise place.error(
+                f"document {doc_id!r} is listed twice for query {query_id!r} (first on line {first})"
+            )
+        rows.setdefault(query_id, []).append(
+            (-_number(place, "score", score), int(_number(place, "rank", rank)), doc_id)
+        )
+    if tag is None:
+        raise InvalidInputError(f"{path}: the run file is empty")
+    return Run(
+        {
+            query_id: [ScoredDoc(doc_id, -negative) for negative, _, doc_id in sorted(docs)]
+            for query_id, docs in rows.items()
+        },
+        tag=tag.strip(),
+    )
+
+
+def _number(place: Place, column: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise place.error(f"the {column} {shown(text)} is not a finite number")
+    return value
+
+
+def write_run(run: Run, path: Path) -> None:
+    """Write a run as a TREC file, whole or not at all.
+
+    trec_eval sorts by single-precision score and breaks ties by document id, so scores are
+    written as single-precision values that strictly decrease: an equal score becomes the next
+    representable number below. The file then evaluates in exactly the order of the run.
+    """
+    tag = run.tag or "ranklens"
+    _check_column("run tag", tag)
+    with atomic_writer(path) as stream:
+        for query_id, docs in run.items():
+            _check_column("query id", query_id)
+            scores = strictly_decreasing([doc.score for doc in docs])
+            for rank, (doc, score) in enumerate(zip(docs, scores, strict=True), start=1):
+                _check_column("document id", doc.doc_id)
+                stream.write(f"{query_id} Q0 {doc.doc_id} {rank} {score:.9g} {tag}\n")
+
+
+def _check_column(kind: str, value: str) -> None:
+    if value.split() != [value]:
+        raise InvalidInputError(
+            f"the {kind} {shown(value)} has white space in it: the TREC run format cannot carry it"
+        )
+
+
+def strictly_decreasing(scores: Iterable[float]) -> list[float]:
+    """Return single-precision scores that strictly decrease, changing as few as possible.
+
+    ``scores`` must not increase. A score that is not below the one before it becomes the next
+    single-precision number below that one.
+    """
+    result: list[float] = []
+    previous: Any = np.float32(np.inf)
+    lowest = np.float32(-np.inf)
+    for score in scores:
+        with np.errstate(over="ignore"):
+            value = np.float32(score)
+        value = np.clip(value, -np.finfo(np.float32).max, np.finfo(np.float32).max)
+        if value >= previous:
+            value = np.nextafter(previous, lowest)
+        result.append(float(value))
+        previous = value
+    return result

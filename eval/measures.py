@@ -1,0 +1,173 @@
+"""Measures with trec_eval's values, under one policy for everything trec_eval leaves to flags.
+
+The policy, the same for every measure:
+
+* Order: single-precision score, descending; ties by document id, descending (trec_eval 9). The
+  rank column and the order of the file play no part.
+* Queries: every judged query counts. One that the run lacks scores 0 (trec_eval's ``-c``); one
+  that is not judged is left out.
+* Grades: nDCG gains are the grades as they are, grades below 1 gain nothing. Binary measures
+  count grades of at least ``rel`` (1 unless written: ``AP(rel=2)``).
+
+Measures are named as ir_measures names them: ``nDCG@10``, ``AP(rel=2)``, ``RR@10``, ``Judged@10``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ranklens.data.errors import InvalidInputError, UsageError
+from ranklens.data.qrels import Qrels
+from ranklens.data.records import ScoredDoc
+from ranklens.data.runs import Run
+
+_RESAMPLES = 1000
+_EXAMPLES = "nDCG@10, AP, RR@10, P@5, R@100, Judged@10, AP(rel=2)"
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureResult:
+    """One measure of one run: its mean, a 95% interval of that mean, the value per query.
+
+    The interval is the percentile bootstrap over queries (1,000 resamples, fixed seed).
+    """
+
+    value: float
+    ci95: tuple[float, float]
+    per_query: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """All measures of one run over ``queries`` judged queries, and what the reader should know."""
+
+    measures: Mapping[str, MeasureResult]
+    queries: int
+    warnings: tuple[str, ...]
+
+
+def default_measures(relevance_level: int = 1) -> list[str]:
+    """Return the measures that are shown when none are asked for."""
+    rel = f"(rel={relevance_level})" if relevance_level > 1 else ""
+    return ["nDCG@10", f"AP{rel}", f"RR{rel}@10", f"P{rel}@10", f"R{rel}@100", "Judged@10"]
+
+
+def evaluate(qrels: Qrels, run: Run, measures: Sequence[str]) -> Evaluation:
+    """Evaluate a run under the module's policy.
+
+    Raises UsageError for a measure that does not exist or cannot be computed exactly here,
+    InvalidInputError when run and qrels have no query in common or the judged queries' documents
+    none.
+    """
+    parsed = [_parse(name) for name in measures]
+    provider = _provider()
+    for name, measure in zip(measures, parsed, strict=True):
+        if not provider.supports(measure):
+            raise UsageError(f"the measure {name!r} is not supported; examples: {_EXAMPLES}")
+    warnings = _checked(qrels, run)
+    values: dict[Any, dict[str, float]] = {measure: {} for measure in parsed}
+    for metric in provider.iter_calc(parsed, _judgements(qrels), _ordered(run, qrels)):
+        values[metric.measure][metric.query_id] = float(metric.value)
+    return Evaluation(
+        {
+            name: _summary({query_id: values[measure].get(query_id, 0.0) for query_id in qrels})
+            for name, measure in zip(measures, parsed, strict=True)
+        },
+        queries=len(qrels),
+        warnings=warnings,
+    )
+
+
+def _parse(name: str) -> Any:
+    import ir_measures
+
+    try:
+        return ir_measures.parse_measure(name)
+    except (NameError, ValueError, SyntaxError, TypeError, KeyError, AssertionError):
+        raise UsageError(f"unknown measure {name!r}; examples: {_EXAMPLES}") from None
+
+
+def _provider() -> Any:
+    """Return the implementations that compute without outside programs (gdeval needs Perl)."""
+    from ir_measures import providers
+
+    return providers.FallbackProvider(
+        [
+            providers.PytrecEvalProvider(),
+            providers.JudgedProvider(),
+            providers.MsMarcoProvider(),
+        ]
+    )
+
+
+def _judgements(qrels: Qrels) -> list[Any]:
+    import ir_measures
+
+    return [ir_measures.Qrel(q, d, g) for q, grades in qrels.items() for d, g in grades.items()]
+
+
+def _ordered(run: Run, qrels: Qrels) -> Iterator[Any]:
+    """Yield the judged queries' documents with scores that fix the policy's order.
+
+    The implementations break ties differently (the one of RR@10 by ascending id), so ties are
+    gone before they see the run: a document's score becomes its distance from the end.
+    """
+    import ir_measures
+
+    for query_id in qrels:
+        docs = trec_order(run.get(query_id, ()))
+        for position, doc in enumerate(docs):
+            yield ir_measures.ScoredDoc(query_id, doc.doc_id, float(len(docs) - position))
+
+
+def trec_order(docs: Sequence[ScoredDoc]) -> list[ScoredDoc]:
+    """Return documents in trec_eval's order: float32 score, then document id, both descending."""
+    return sorted(docs, key=lambda doc: (np.float32(doc.score), doc.doc_id), reverse=True)
+
+
+def _checked(qrels: Qrels, run: Run) -> tuple[str, ...]:
+    """Return warnings about coverage and ties; raise where nothing matches at all."""
+    missing = [query_id for query_id in qrels if not run.get(query_id)]
+    if len(missing) == len(qrels):
+        raise InvalidInputError(
+            f"run {run.tag!r} and the qrels have no query in common "
+            f"(the run has {next(iter(run), None)!r}, the qrels {next(iter(qrels), None)!r}, …); "
+            "are they of the same test set?"
+        )
+    if not any(doc.doc_id in qrels[q] for q in qrels for doc in run.get(q, ())):
+        shown = next(doc.doc_id for q in qrels for doc in run.get(q, ()))
+        judged = next(doc_id for q in qrels for doc_id in qrels[q])
+        raise InvalidInputError(
+            f"run {run.tag!r} has no judged document for any query (the run has {shown!r}, "
+            f"the qrels {judged!r}, …); are the document ids written alike?"
+        )
+    warnings = []
+    if missing:
+        warnings.append(
+            f"{len(missing)} of {len(qrels)} judged queries are missing from run {run.tag!r} "
+            f"and count as 0 (first: {missing[0]!r})"
+        )
+    unjudged = sum(1 for query_id in run if query_id not in qrels)
+    if unjudged:
+        warnings.append(f"{unjudged} queries of run {run.tag!r} are not judged and are left out")
+    tied = [query_id for query_id in run.tied_queries if query_id in qrels]
+    if tied:
+        warnings.append(
+            f"{len(tied)} queries of run {run.tag!r} have tied scores, ordered by document id, "
+            f"descending, as trec_eval does (first: {tied[0]!r})"
+        )
+    return tuple(warnings)
+
+
+def _summary(per_query: dict[str, float]) -> MeasureResult:
+    values = np.fromiter(per_query.values(), dtype=np.float64)
+    generator = np.random.default_rng(0)
+    means = [
+        values[generator.integers(0, len(values), len(values))].mean() for _ in range(_RESAMPLES)
+    ]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return MeasureResult(float(values.mean()), (float(low), float(high)), per_query)

@@ -1,0 +1,176 @@
+"""The attention engine: one forward pass of a decoder, out of which comes attention per token."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ranklens.data.errors import InvalidInputError, NumericalError
+from ranklens.data.extras import require
+from ranklens.rerank.device import Placement, choose_placement
+from ranklens.rerank.prompt import PromptLayout
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSignal:
+    """Attention that each tail pays to each shared token.
+
+    ``mass``: float32 tensor [layers, tails, shared] on the CPU; mean over a tail's rows, sum
+    over a layer's heads. Summed over a layer it is at most the number of heads.
+    """
+
+    mass: torch.Tensor
+
+    def total(self) -> torch.Tensor:
+        """Return the sum over all layers, float64 [tails, shared]."""
+        return self.mass.double().sum(0)
+
+
+class AttentionEngine:
+    """A decoder whose attention is read.
+
+    Takes a base model (no vocabulary projection) and its tokenizer; use ``from_pretrained``.
+    One engine may be used from several threads: forward passes take turns.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, placement: Placement) -> None:
+        from ranklens.rerank import attention
+
+        attention.register()
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.placement = placement
+        self._lock = threading.Lock()
+        config = model.config
+        if getattr(config, "is_encoder_decoder", False):
+            raise InvalidInputError(
+                f"{config.model_type} is an encoder-decoder; an attention reranker needs a decoder"
+            )
+        try:
+            model.set_attn_implementation(attention.IMPLEMENTATION)
+        except (ValueError, AttributeError) as error:
+            raise InvalidInputError(_unusable(config, str(error))) from None
+        self._probe()
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, *, device: str | None = None, dtype: str | None = None
+    ) -> AttentionEngine:
+        """Load a model folder in the Hugging Face layout.
+
+        Raises MissingPrerequisiteError without the ``llm`` extra, InvalidInputError for a
+        folder that does not load or a model whose attention cannot be read.
+        """
+        require("llm", "torch", "transformers", "safetensors")
+        import torch
+        from transformers import AutoModel, AutoTokenizer
+
+        from ranklens.data.quiet import quiet_transformers
+
+        placement = choose_placement(device, dtype)
+        with quiet_transformers():
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+                model, loading = AutoModel.from_pretrained(
+                    path,
+                    local_files_only=True,
+                    dtype=getattr(torch, placement.dtype),
+                    output_loading_info=True,
+                )
+            except (OSError, ValueError, KeyError) as error:
+                raise InvalidInputError(f"cannot load the model in {path}: {_line(error)}") from error
+        # transformers fills absent weights with random numbers and says so in a log line only.
+        absent = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
+        if absent:
+            raise InvalidInputError(
+                f"the model in {path} lacks {len(absent)} weights of its architecture "
+                f"(first: {absent[0]}); the folder is incomplete or holds another model"
+            )
+        return cls(model.to(placement.device), tokenizer, placement)
+
+    @property
+    def context(self) -> int:
+        """The longest prompt in tokens: positions, and the sliding window where there is one."""
+        config = self.model.config
+        limits = [config.max_position_embeddings]
+        sliding: int | None = getattr(config, "sliding_window", None)
+        layer_types = getattr(config, "layer_types", None) or ["sliding_attention"]
+        if sliding is not None and "sliding_attention" in layer_types:
+            # Within the window a sliding layer is a full one; beyond it it would not be read.
+            limits.append(sliding)
+        return min(limits)
+
+    def read(self, layout: PromptLayout) -> TokenSignal:
+        """Run the layout once and return the attention of its tails.
+
+        Raises InvalidInputError when the prompt exceeds the context, NumericalError naming the
+        layer and the document for NaN or Inf.
+        """
+        if layout.length > self.context:
+            raise InvalidInputError(
+                f"the prompt of {layout.length} tokens exceeds the context of {self.context}"
+            )
+        mass = self._forward(layout.shared, [list(tail) for tail in layout.tails])
+        if not bool(mass.isfinite().all()):
+            layer, _, token = (~mass.isfinite()).nonzero()[0].tolist()
+            inside = [i for i, (start, end) in enumerate(layout.spans) if start <= token < end]
+            where = f"document {inside[0]} (counted from 0)" if inside else "the prompt's frame"
+            raise NumericalError(
+                f"layer {layer} gave NaN or Inf for {where}; "
+                f"the model may not work in {self.placement.dtype}: try dtype float32"
+            )
+        return TokenSignal(mass)
+
+    def _forward(self, shared: list[int], tails: list[list[int]]) -> torch.Tensor:
+        import torch
+
+        from ranklens.rerank.attention import AttentionRun
+
+        ids = torch.tensor([[*shared, *(token for tail in tails for token in tail)]])
+        with self._lock, torch.inference_mode():
+            device = self.model.device
+            run = AttentionRun(len(shared), [len(tail) for tail in tails], device)
+            self.model(
+                input_ids=ids.to(device),
+                position_ids=run.position_ids,
+                use_cache=False,
+                attention_run=run,
+            )
+            layers = [run.mass[layer] for layer in sorted(run.mass)]
+            return torch.stack(layers).cpu() if layers else torch.empty(0, len(tails), len(shared))
+
+    def _probe(self) -> None:
+        """Refuse a model that mixes tokens other than through our attention function.
+
+        Branches share one forward pass, so a single recurrent or convolutional layer would let
+        tails see each other; and a model that never calls the function gives no signal.
+        """
+        config = self.model.config
+        try:
+            mass = self._forward([0, 1, 2], [[1, 2], [2]])
+        except InvalidInputError:
+            raise
+        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise InvalidInputError(_unusable(config, _line(error))) from error
+        layers = config.num_hidden_layers
+        if mass.shape[0] != layers:
+            raise InvalidInputError(
+                _unusable(config, f"{mass.shape[0]} of {layers} layers attend through it")
+            )
+
+
+def _unusable(config: Any, detail: str) -> str:
+    return (
+        f"the attention of a {config.model_type!r} model cannot be read through "
+        f"transformers.AttentionInterface ({detail}); use a Llama, Mistral or Qwen style decoder"
+    )
+
+
+def _line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else repr(error)

@@ -1,0 +1,89 @@
+"""Tokenising a prompt piece by piece, so that no span ever has to be searched for.
+
+Trusted pieces (chat frame, instruction) may hold control tokens; text of documents and queries
+is tokenised with none recognised, so ``<|im_end|>`` in a document is eight ordinary tokens and
+cannot end the user's turn.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from ranklens.data.errors import InvalidInputError
+
+# Added tokens that families do not flag as special, yet act as control (<think>, [TOOL_CALLS]).
+_BRACKETED = re.compile(r"[<\[].*[>\]]", re.DOTALL)
+
+
+class PieceTokenizer:
+    """Token ids of prompt pieces, such that the pieces' bytes concatenate to the prompt's.
+
+    Wraps a Hugging Face tokenizer with the ``tokenizers`` backend; raises InvalidInputError
+    for one without.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise InvalidInputError(
+                f"{type(tokenizer).__name__} has no `tokenizers` backend (tokenizer.json); "
+                "convert the model's tokenizer to the fast format"
+            )
+        self._trusted = _without_processing(backend, drop_control=False)
+        self._text = _without_processing(backend, drop_control=True)
+        self.control_ids = frozenset(
+            token_id
+            for token_id, token in tokenizer.added_tokens_decoder.items()
+            if token.special or _BRACKETED.fullmatch(token.content)
+        )
+        bos = tokenizer.bos_token_id
+        adds_bos = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+        self.bos: tuple[int, ...] = (bos,) if adds_bos else ()
+        # SentencePiece-style tokenizers put a blank before whatever they are given. A piece in
+        # the middle of a prompt must not get one; a line break before it absorbs the blank.
+        lead = self._text.encode("\n", add_special_tokens=False).ids
+        alone = self._text.encode("a", add_special_tokens=False).ids
+        after = self._text.encode("\na", add_special_tokens=False).ids
+        self._lead = lead if after[: len(lead)] == lead and after[len(lead) :] != alone else []
+
+    def trusted(self, text: str) -> list[int]:
+        """Return the ids of prompt text of ours, control tokens recognised."""
+        return self._encode(self._trusted, text)
+
+    def text(self, text: str) -> list[int]:
+        """Return the ids of somebody's text, no control token recognised.
+
+        Lone surrogates, which no tokenizer takes, become U+FFFD.
+        """
+        ids = self._encode(self._text, text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        if not self.control_ids.isdisjoint(ids):
+            # A tokenizer whose model vocabulary itself spells a control token. Losing the
+            # token is safe; letting it through would hand the document the user's turn.
+            ids = [token_id for token_id in ids if token_id not in self.control_ids]
+        return ids
+
+    def _encode(self, backend: Any, text: str) -> list[int]:
+        if not text:
+            return []
+        if not self._lead:
+            ids: list[int] = backend.encode(text, add_special_tokens=False).ids
+            return ids
+        ids = backend.encode("\n" + text, add_special_tokens=False).ids
+        return ids[len(self._lead) :]
+
+
+def _without_processing(backend: Any, *, drop_control: bool) -> Any:
+    """Return a copy of a backend tokenizer without padding, truncation and post-processing."""
+    from tokenizers import Tokenizer
+
+    state = json.loads(backend.to_str())
+    state["truncation"] = state["padding"] = state["post_processor"] = None
+    if drop_control:
+        state["added_tokens"] = [
+            token
+            for token in state["added_tokens"]
+            if not token["special"] and not _BRACKETED.fullmatch(token["content"])
+        ]
+    return Tokenizer.from_str(json.dumps(state))

@@ -1,0 +1,74 @@
+"""BM25 in Lucene's variant, by bm25s: no Java, an index in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ranklens.data.errors import InvalidInputError, UsageError
+from ranklens.data.records import Document, Query, ScoredDoc
+from ranklens.data.runs import Run
+from ranklens.retrieval.analysis import LuceneAnalyzer
+
+
+class BM25Retriever:
+    """Lucene's BM25 over title and text.
+
+    ``score(q, d) = Σ_t idf(t) · tf / (tf + k1 · (1 − b + b · |d| / avg|d|))`` with
+    ``idf(t) = ln(1 + (N − df + 0.5) / (df + 0.5))`` (Kamphuis et al. 2020, "Lucene (accurate)").
+    """
+
+    def __init__(self, *, k1: float = 0.9, b: float = 0.4) -> None:
+        if k1 < 0:
+            raise UsageError(f"k1 must not be negative, got {k1}")
+        if not 0 <= b <= 1:
+            raise UsageError(f"b must lie between 0 and 1, got {b}")
+        self.k1 = k1
+        self.b = b
+        self._analyzer = LuceneAnalyzer()
+        self._ids: list[str] = []
+        self._vocabulary: dict[str, int] = {}
+        self._model: Any = None
+
+    def index(self, documents: Iterable[Document]) -> None:
+        """Index documents; raises InvalidInputError when there are none or none has a word."""
+        import bm25s
+
+        self._ids, self._vocabulary, corpus = [], {}, []
+        for document in documents:
+            self._ids.append(document.id)
+            terms = self._analyzer(document.full_text)
+            corpus.append([self._vocabulary.setdefault(t, len(self._vocabulary)) for t in terms])
+        if not self._vocabulary:
+            raise InvalidInputError(
+                f"nothing to index: {len(self._ids)} documents with no word among them"
+            )
+        self._model = bm25s.BM25(method="lucene", k1=self.k1, b=self.b)
+        self._model.index((corpus, self._vocabulary), show_progress=False)
+
+    def search(self, queries: Sequence[Query], k: int) -> Run:
+        """Return the top ``k`` of the documents that share a term with each query.
+
+        Equal scores are ordered by document id. Raises UsageError before ``index`` was called
+        and for k below 1.
+        """
+        if self._model is None:
+            raise UsageError("search before index: give the retriever its documents first")
+        if k < 1:
+            raise UsageError(f"k must be at least 1, got {k}")
+        return Run({query.id: self._top(query.text, k) for query in queries}, tag="bm25")
+
+    def _top(self, text: str, k: int) -> list[ScoredDoc]:
+        terms = [self._vocabulary[t] for t in self._analyzer(text) if t in self._vocabulary]
+        if not terms:
+            return []
+        scores = self._model.get_scores_from_ids(terms)
+        matching = np.flatnonzero(scores > 0)
+        if len(matching) > k:
+            # Everything that ties with the k-th is kept until ids have decided.
+            threshold = np.partition(scores[matching], -k)[-k]
+            matching = matching[scores[matching] >= threshold]
+        ranked = sorted((-float(scores[i]), self._ids[i]) for i in matching)[:k]
+        return [ScoredDoc(doc_id, -negative) for negative, doc_id in ranked]
