@@ -46,7 +46,9 @@ class FileDocuments:
         for place, document in self._records():
             line = first.setdefault(document.id, place.line)
             if line != place.line:
-                raise place.error(f"document id {document.id!r} occurs twice (first on line {line})")
+                raise place.error(
+                    f"document id {document.id!r} occurs twice (first on line {line})"
+                )
             yield document
 
     def _records(self) -> Iterator[tuple[Place, Document]]:
@@ -55,10 +57,13 @@ class FileDocuments:
                 yield place, Document(doc_id, text)
             return
         for place, record in read_json_lines(self.path):
-            yield place, Document(
-                text_field(place, record, _ID_KEYS),
-                text_field(place, record, _TEXT_KEYS),
-                text_field(place, record, ("title",), default=""),
+            yield (
+                place,
+                Document(
+                    text_field(place, record, _ID_KEYS),
+                    text_field(place, record, _TEXT_KEYS),
+                    text_field(place, record, ("title",), default=""),
+                ),
             )
 
     def get_many(self, ids: Iterable[str]) -> dict[str, Document]:

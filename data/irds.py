@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ranklens.data.collections import Collection, assemble
+from ranklens.data.collection import Collection, assemble
 from ranklens.data.errors import InvalidInputError, MissingResourceError
 from ranklens.data.extras import require
 from ranklens.data.qrels import Qrels
@@ -70,7 +70,9 @@ def load_irds(identifier: str) -> Collection:
             Judgement(q.query_id, q.doc_id, int(q.relevance)) for q in dataset.qrels_iter()
         )
     except (OSError, RuntimeError) as error:
-        raise MissingResourceError(f"ir_datasets could not provide {identifier!r}: {error}") from error
+        raise MissingResourceError(
+            f"ir_datasets could not provide {identifier!r}: {error}"
+        ) from error
     return assemble(
         name=identifier,
         documents=IrdsDocuments(dataset, identifier),

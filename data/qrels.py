@@ -68,7 +68,9 @@ def read_qrels(path: Path) -> Qrels:
             continue
         if len(columns) != width:
             form = (
-                "query 0 document grade" if width == 4 else "query-id corpus-id score, as its header"
+                "query 0 document grade"
+                if width == 4
+                else "query-id corpus-id score, as its header"
             )
             raise place.error(
                 f"expected {width} columns ({form}), got {len(columns)}: {shown(line)}"

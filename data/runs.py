@@ -95,7 +95,7 @@ def read_run(path: Path) -> Run:
         first = seen.setdefault((query_id, doc_id), place.line)
         if first != place.line:
             raise place.error(
-                f"document {doc_id!r} is listed twice for query {query_id!r} (first on line {first})"
+                f"document {doc_id!r} occurs twice for query {query_id!r} (first: line {first})"
             )
         rows.setdefault(query_id, []).append(
             (-_number(place, "score", score), int(_number(place, "rank", rank)), doc_id)

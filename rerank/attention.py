@@ -6,9 +6,9 @@ own tail. Tails start at one position and do not see each other, so each branch 
 a separate pass over *shared + tail* would. While the tail rows are computed in full their
 attention to the shared tokens is reduced to
 
-    mass[t, j] = (1 / |t|) Σ_{i in tail t} Σ_h softmax(q_{h,i} · k_{h,j} · scale)      [tails, shared]
+    mass[t, j] = (1 / |t|) Σ_{i in tail t} Σ_h softmax(q_{h,i} · k_{h,j} · scale)
 
-in fp32, for all heads of the layer. Nothing of size prompt × prompt is ever made.
+[tails, shared], in fp32, for all heads of the layer. Nothing of size prompt × prompt is ever made.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class AttentionRun:
         branch = torch.repeat_interleave(torch.arange(len(tails)), torch.tensor(tails))
         allowed = (branch[:, None] == branch) & torch.ones(rows, rows).tril().bool()
         self.tail_bias = torch.zeros(rows, rows).masked_fill(~allowed, -torch.inf).to(device)
-        self.row_weights = torch.stack(
-            [(branch == t) / n for t, n in enumerate(tails)]
-        ).to(device, torch.float32)  # [tails, rows]
+        self.row_weights = torch.stack([(branch == t) / n for t, n in enumerate(tails)]).to(
+            device, torch.float32
+        )  # [tails, rows]
 
 
 def register() -> None:
@@ -104,7 +104,9 @@ def branch_attention(
     logits = q @ k.transpose(1, 2)  # [key heads, group × rows, P]
     logits.view(heads, rows, length)[:, :, shared:] += run.tail_bias
     weights = torch.softmax(logits, dim=-1)
-    run.mass[module.layer_idx] = run.row_weights @ weights.view(heads, rows, length).sum(0)[:, :shared]
+    run.mass[module.layer_idx] = (
+        run.row_weights @ weights.view(heads, rows, length).sum(0)[:, :shared]
+    )
     output[0, shared:] = (weights @ v).view(heads, rows, size).transpose(0, 1).to(output.dtype)
     return output, None
 

@@ -34,9 +34,7 @@ class AttentionReranker:
         self.profile = profile
         self.model = model
         self.frame = frame_of(engine.tokenizer)
-        self._prompts = PromptBuilder(
-            PieceTokenizer(engine.tokenizer), self.frame, profile.prompt
-        )
+        self._prompts = PromptBuilder(PieceTokenizer(engine.tokenizer), self.frame, profile.prompt)
 
     @classmethod
     def from_pretrained(

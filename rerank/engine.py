@@ -83,9 +83,13 @@ class AttentionEngine:
                     output_loading_info=True,
                 )
             except (OSError, ValueError, KeyError) as error:
-                raise InvalidInputError(f"cannot load the model in {path}: {_line(error)}") from error
+                raise InvalidInputError(
+                    f"cannot load the model in {path}: {_line(error)}"
+                ) from error
         # transformers fills absent weights with random numbers and says so in a log line only.
-        absent = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
+        absent = sorted(
+            {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
+        )
         if absent:
             raise InvalidInputError(
                 f"the model in {path} lacks {len(absent)} weights of its architecture "
@@ -97,7 +101,7 @@ class AttentionEngine:
     def context(self) -> int:
         """The longest prompt in tokens: positions, and the sliding window where there is one."""
         config = self.model.config
-        limits = [config.max_position_embeddings]
+        limits: list[int] = [config.max_position_embeddings]
         sliding: int | None = getattr(config, "sliding_window", None)
         layer_types = getattr(config, "layer_types", None) or ["sliding_attention"]
         if sliding is not None and "sliding_attention" in layer_types:

@@ -57,7 +57,9 @@ class PieceTokenizer:
 
         Lone surrogates, which no tokenizer takes, become U+FFFD.
         """
-        ids = self._encode(self._text, text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        ids = self._encode(
+            self._text, text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        )
         if not self.control_ids.isdisjoint(ids):
             # A tokenizer whose model vocabulary itself spells a control token. Losing the
             # token is safe; letting it through would hand the document the user's turn.

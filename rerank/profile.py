@@ -42,7 +42,9 @@ class PromptChoice:
         if self.marker.count("{number}") != 1:
             raise InvalidInputError(f"prompt.marker {self.marker!r} must hold {{number}} once")
         if self.document_words is not None and self.document_words < 1:
-            raise InvalidInputError(f"prompt.document_words must be at least 1: {self.document_words}")
+            raise InvalidInputError(
+                f"prompt.document_words must be at least 1: {self.document_words}"
+            )
         if not self.instruction.strip():
             raise InvalidInputError("prompt.instruction must not be empty: its tokens are read")
 
@@ -146,7 +148,7 @@ def _parse(text: str, where: str) -> Profile:
 
 def _build(kind: Any, value: Any, at: str) -> Any:
     """Make a value of a field's type out of JSON, refusing everything that does not fit."""
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise InvalidInputError(f"{at or 'the profile'} must be a JSON object, got {value!r}")
         hints = typing.get_type_hints(kind)
@@ -170,8 +172,8 @@ def _build(kind: Any, value: Any, at: str) -> Any:
     if type(value) is int and float in allowed:
         value = float(value)
     if type(value) not in allowed:
-        names = " or ".join("null" if a is type(None) else a.__name__ for a in allowed)
-        raise InvalidInputError(f"{at} must be {names}, got {value!r}")
+        expected = " or ".join("null" if a is type(None) else a.__name__ for a in allowed)
+        raise InvalidInputError(f"{at} must be {expected}, got {value!r}")
     return value
 
 

@@ -1,7 +1,7 @@
 """Prompts as token pieces: what is shared, what branches, and where each document lies.
 
-    {prefix} Here are some paragraphs:{sep}[1] {doc}{sep}[2] {doc}{sep}…{sep}{instruction}{sep}Query: {q}{suffix}
-    ├──────────────────────── shared ──────────────────────────────────────┤├────────── one tail each ──────┤
+    {prefix} Here are some paragraphs:{sep}[1] {doc}{sep}…[N] {doc}{sep}     shared
+    {instruction}{sep}Query: {query}{suffix}                                 a tail, one per query
 
 Only documents are ever shortened: first to the profile's number of words, then, when the
 model's context asks for it, all to one token budget. What was cut is counted per document.

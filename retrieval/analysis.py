@@ -8,10 +8,14 @@ import re
 # together, as in Unicode's word segmentation (UAX 29), which Lucene's tokenizer follows.
 _WORD = re.compile(r"\w+(?:['’.]\w+)*")
 _POSSESSIVE = ("'s", "’s")
-STOP_WORDS = frozenset(
-    "a an and are as at be but by for if in into is it no not of on or such that the their then "
-    "there these they this to was will with".split()
-)
+# The 33 of Lucene's EnglishAnalyzer.
+# fmt: off
+STOP_WORDS = frozenset((
+    "a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is",
+    "it", "no", "not", "of", "on", "or", "such", "that", "the", "their", "then", "there",
+    "these", "they", "this", "to", "was", "will", "with",
+))
+# fmt: on
 
 
 class LuceneAnalyzer:

@@ -1,0 +1,90 @@
+"""Collections: documents, queries, judgements and candidates of one test set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ranklens.data.documents import DocumentSource
+from ranklens.data.errors import InvalidInputError, MissingResourceError
+from ranklens.data.qrels import Qrels
+from ranklens.data.records import Query
+from ranklens.data.runs import Run, read_run
+
+
+@dataclass(frozen=True)
+class Collection:
+    """One test set. Only what is small is held: documents stay a stream.
+
+    ``relevance_level`` is the lowest grade that binary measures (AP, RR, P, R) count as
+    relevant; ``notes`` are things the user should be told, such as queries left out.
+    """
+
+    name: str
+    documents: DocumentSource
+    queries: Sequence[Query]
+    qrels: Qrels
+    candidate_files: Mapping[str, Path] = field(default_factory=dict)
+    relevance_level: int = 1
+    notes: tuple[str, ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def candidates(self, name: str) -> Run:
+        """Return a run that the collection brings along; MissingResourceError lists its names."""
+        if name not in self.candidate_files:
+            known = ", ".join(sorted(self.candidate_files)) or "none"
+            raise MissingResourceError(
+                f"collection {self.name!r} has no candidates named {name!r} (it has: {known}), "
+                "and there is no such file"
+            )
+        return read_run(self.candidate_files[name])
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return what identifies documents, queries and judgements: name of the part → checksum."""
+        return {"documents": self.documents.fingerprint(), **self.sources}
+
+
+def assemble(
+    *,
+    name: str,
+    documents: DocumentSource,
+    queries: Sequence[Query],
+    qrels: Qrels,
+    candidate_files: Mapping[str, Path] | None = None,
+    relevance_level: int = 1,
+    notes: tuple[str, ...] = (),
+    sources: Mapping[str, str] | None = None,
+) -> Collection:
+    """Make a Collection of the queries that are judged, and note the ones that are not.
+
+    Raises InvalidInputError when no query is judged at all.
+    """
+    if relevance_level < 1:
+        raise InvalidInputError(f"relevance_level must be at least 1, got {relevance_level}")
+    judged = [query for query in queries if query.id in qrels]
+    if not judged:
+        raise InvalidInputError(
+            f"collection {name!r}: no query id of the qrels (first: {next(iter(qrels))!r}) "
+            f"is among the queries (first: {queries[0].id if queries else None!r})"
+        )
+    if len(judged) < len(queries):
+        notes += (f"{len(queries) - len(judged)} queries without judgements are left out",)
+    known = {query.id for query in queries}
+    textless = [query_id for query_id in qrels if query_id not in known]
+    if textless:
+        notes += (
+            f"{len(textless)} judged queries have no text (first: {textless[0]!r}) "
+            "and are left out",
+        )
+        qrels = qrels.restricted_to(query.id for query in judged)
+    return Collection(
+        name=name,
+        documents=documents,
+        queries=judged,
+        qrels=qrels,
+        candidate_files=candidate_files or {},
+        relevance_level=relevance_level,
+        notes=notes,
+        sources=sources or {},
+    )

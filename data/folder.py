@@ -1,0 +1,114 @@
+"""Collections in folders: a ``collection.toml`` that names the files, or BEIR's layout."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ranklens.data.collection import Collection, assemble
+from ranklens.data.documents import FileDocuments, read_queries
+from ranklens.data.errors import InvalidInputError, MissingResourceError
+from ranklens.data.files import sha256
+from ranklens.data.qrels import read_qrels
+
+_TOML = "collection.toml"
+_TOML_KEYS = {"name", "docs", "queries", "qrels", "split", "relevance_level", "candidates"}
+
+
+def load_folder(folder: Path) -> Collection:
+    """Load a folder with a ``collection.toml``, or a BEIR folder.
+
+    BEIR: ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/SPLIT.tsv``, each plain or ``.gz``;
+    the test split, else dev, else train. Raises MissingResourceError for absent files,
+    InvalidInputError naming file and line or key for what cannot be used.
+    """
+    if (folder / _TOML).is_file():
+        return _from_toml(folder)
+    if _beir_file(folder, "corpus.jsonl").is_file():
+        return _from_beir(folder)
+    raise MissingResourceError(
+        f"the folder {str(folder)!r} holds neither {_TOML} nor corpus.jsonl[.gz]"
+    )
+
+
+def _from_toml(folder: Path) -> Collection:
+    path = folder / _TOML
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"{path}: not valid TOML ({error})") from None
+    unknown = sorted(set(settings) - _TOML_KEYS)
+    if unknown:
+        raise InvalidInputError(
+            f"{path}: unknown key {unknown[0]!r}; the keys are {', '.join(sorted(_TOML_KEYS))}"
+        )
+    candidates = _setting(path, settings, "candidates", dict, default={})
+    name = _setting(path, settings, "name", str, default=folder.resolve().name)
+    split = _setting(path, settings, "split", str, default="")
+    return _from_files(
+        name=f"{name}/{split}" if split else name,
+        documents=folder / _setting(path, settings, "docs", str),
+        queries=folder / _setting(path, settings, "queries", str),
+        qrels=folder / _setting(path, settings, "qrels", str),
+        candidate_files={key: folder / _setting(path, candidates, key, str) for key in candidates},
+        relevance_level=_setting(path, settings, "relevance_level", int, default=1),
+    )
+
+
+def _setting(
+    path: Path, settings: Mapping[str, Any], key: str, kind: type, default: Any = None
+) -> Any:
+    value = settings.get(key, default)
+    if value is None:
+        raise InvalidInputError(f"{path}: the key {key!r} is missing")
+    if not isinstance(value, kind):
+        raise InvalidInputError(f"{path}: {key!r} must be a {kind.__name__}, got {value!r}")
+    return value
+
+
+def _beir_file(folder: Path, name: str) -> Path:
+    plain = folder / name
+    return plain if plain.is_file() else folder / f"{name}.gz"
+
+
+def _from_beir(folder: Path) -> Collection:
+    # BEIR's convention: the test split is the one that is reported.
+    for split in ("test", "dev", "train"):
+        qrels = _beir_file(folder, f"qrels/{split}.tsv")
+        if qrels.is_file():
+            break
+    else:
+        raise MissingResourceError(f"{folder / 'qrels'}: no test.tsv, dev.tsv or train.tsv")
+    return _from_files(
+        name=f"{folder.resolve().name}/{split}",
+        documents=_beir_file(folder, "corpus.jsonl"),
+        queries=_beir_file(folder, "queries.jsonl"),
+        qrels=qrels,
+    )
+
+
+def _from_files(
+    *,
+    name: str,
+    documents: Path,
+    queries: Path,
+    qrels: Path,
+    candidate_files: Mapping[str, Path] | None = None,
+    relevance_level: int = 1,
+) -> Collection:
+    if not documents.is_file():
+        raise MissingResourceError(f"no such file: {documents}")
+    return assemble(
+        name=name,
+        documents=FileDocuments(documents),
+        queries=read_queries(queries),
+        qrels=read_qrels(qrels),
+        candidate_files=candidate_files or {},
+        relevance_level=relevance_level,
+        sources={
+            "queries": f"sha256:{sha256(queries)}",
+            "qrels": f"sha256:{sha256(qrels)}",
+        },
+    )
