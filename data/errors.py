@@ -5,16 +5,14 @@
     ├── MissingPrerequisiteError      3   a package or program is not installed
     ├── MissingResourceError          4   a model, collection or file is not there
     ├── InvalidInputError             5   a file or argument has unusable content
-    └── NumericalError                6   NaN or Inf where a number was due
+    ├── NumericalError                6   NaN or Inf where a number was due
+    └── PartialError                  7   only part of the work was done; what was done is kept
 
-A command that finished only part of its work ends with 7. Every message names the bad
+Every message names the bad
 value, where it was found, and the way out.
 """
 
 from __future__ import annotations
-
-EXIT_OK = 0
-EXIT_PARTIAL = 7
 
 
 class RanklensError(Exception):
@@ -53,3 +51,9 @@ class InvalidInputError(RanklensError, ValueError):
 
 class NumericalError(RanklensError, ArithmeticError):
     """A model produced NaN or Inf; the message names layer and document."""
+
+
+class PartialError(RanklensError):
+    """The work was interrupted; what was done is kept, and the message says how to go on."""
+
+    exit_code = 7

@@ -1,0 +1,71 @@
+"""``ranklens models``: what the model store holds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ranklens.cli import options
+
+app = typer.Typer(no_args_is_help=True, help="List, pull and find models.")
+
+_NAME = Annotated[str, typer.Argument(metavar="MODEL", help="A name, a hub id or a folder.")]
+_REVISION = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")]
+
+
+@app.command("list")
+def list_models(as_json: options.JsonOption = False) -> None:
+    """List named models, and what else is on this machine.
+
+    Example: ranklens models list
+    """
+    from ranklens.cli.output import print_json, print_table
+    from ranklens.data.models.listing import installed
+
+    models = installed()
+    if as_json:
+        rows = [
+            {"name": m.name, "state": m.state, "path": str(m.path) if m.path else None,
+             "bytes": m.size, "licence": m.licence, "description": m.description}
+            for m in models
+        ]  # fmt: skip
+        print_json({"status": "ok", "models": rows})
+        return
+    print_table(
+        "models",
+        ["name", "state", "licence", "description", "MB"],
+        [
+            [m.name, m.state, m.licence, m.description, f"{m.size / 1e6:.0f}" if m.size else ""]
+            for m in models
+        ],
+        text_columns=4,
+    )
+
+
+@app.command("pull")
+def pull(model: _NAME, revision: _REVISION = None, as_json: options.JsonOption = False) -> None:
+    """Bring a model to this machine, checked, whole or not at all.
+
+    Example: ranklens models pull smollm2-135m
+    """
+    from ranklens.cli.output import note, print_json, print_text
+    from ranklens.data.models import pull as pull_model
+
+    path = pull_model(model, revision=revision, progress=note)
+    if as_json:
+        print_json({"status": "ok", "model": model, "path": str(path)})
+    else:
+        print_text(str(path))
+
+
+@app.command("path")
+def path(model: _NAME, revision: _REVISION = None) -> None:
+    """Print the folder of a model that is on this machine.
+
+    Example: ranklens models path smollm2-135m
+    """
+    from ranklens.cli.output import print_text
+    from ranklens.data.models import resolve
+
+    print_text(str(resolve(model, revision=revision).path))

@@ -1,0 +1,58 @@
+"""What commands say: results to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def note(message: str) -> None:
+    """Tell the user something on standard error."""
+    sys.stderr.write(message + "\n")
+    sys.stderr.flush()
+
+
+def warn(messages: Iterable[str]) -> None:
+    """Tell the user what to be careful about, one line each."""
+    for message in messages:
+        note(f"warning: {message}")
+
+
+def print_json(value: object) -> None:
+    """Print a result for machines: one JSON value, NaN refused."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def print_text(text: str) -> None:
+    """Print a line of a result."""
+    sys.stdout.write(text + "\n")
+
+
+def print_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1
+) -> None:
+    """Print a table; the first ``text_columns`` columns are left-aligned text, the rest numbers."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE)
+    for position, column in enumerate(columns):
+        numeric = position >= text_columns
+        table.add_column(escape(column), justify="right" if numeric else "left", no_wrap=numeric)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    _console().print(table)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    # Where nobody watches, a narrow default width would break rows that tools read.
+    width: Any = None if sys.stdout.isatty() else 200
+    return Console(file=sys.stdout, highlight=False, width=width)

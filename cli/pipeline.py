@@ -1,0 +1,152 @@
+"""The pipeline: first stage, reranking, evaluation, in a folder that can be resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ranklens.cli.output import note, warn
+from ranklens.cli.report import pipeline_metrics
+from ranklens.cli.run_folder import RunFolder, open_run_folder
+from ranklens.cli.specs import RerankerSpec, build_retriever, find_candidates
+from ranklens.cli.stages import fetch_texts, merged, rerank, retrieve
+from ranklens.data.collection import Collection
+from ranklens.data.errors import PartialError, UsageError
+from ranklens.data.records import Query
+from ranklens.data.runs import Run
+from ranklens.eval.measures import default_measures
+
+RETRIEVAL_DEPTH = 1000
+
+
+def run_pipeline(
+    collection: Collection,
+    out: Path,
+    reranker: RerankerSpec,
+    *,
+    depth: int,
+    retriever: str = "bm25",
+    candidates: str | None = None,
+    limit: int | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Run, or resume, a pipeline in the folder ``out`` and return its metrics.
+
+    ``candidates`` names a run to rerank instead of retrieving; ``limit`` takes the first
+    queries only. Raises PartialError on Ctrl-C, with what is done kept.
+    """
+    if depth < 1:
+        raise UsageError(f"--depth must be at least 1, got {depth}")
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit must be at least 1, got {limit}")
+    queries = list(collection.queries)[:limit]
+    warn(collection.notes)
+    if len(queries) < len(collection.queries):
+        warn([f"only the first {len(queries)} of {len(collection.queries)} queries are used"])
+    with open_run_folder(out, overwrite=overwrite) as folder:
+        try:
+            return _run(folder, collection, queries, reranker, depth, retriever, candidates)
+        except KeyboardInterrupt:
+            done = len(folder.results())
+            raise PartialError(
+                f"interrupted with {done} of {len(queries)} queries reranked; "
+                f"the same command goes on from there ({out})"
+            ) from None
+
+
+def _run(
+    folder: RunFolder,
+    collection: Collection,
+    queries: Sequence[Query],
+    spec: RerankerSpec,
+    depth: int,
+    retriever: str,
+    candidates: str | None,
+) -> dict[str, Any]:
+    given = None if candidates is None else find_candidates(collection, candidates)
+    manifest = {
+        "collection": {"name": collection.name, "checksums": collection.fingerprint()},
+        "queries": [query.id for query in queries],
+        "first_stage": _first_stage(retriever) if given is None else _digest(given),
+        "reranker": spec.describe(),
+        "depth": depth,
+    }
+    if folder.begin(manifest):
+        note(f"resuming in {folder.path}")
+    first_stage = folder.candidates()
+    if first_stage is None:
+        found = given or retrieve(collection, retriever, RETRIEVAL_DEPTH, queries)
+        if given is not None and given.tied_queries:
+            warn(
+                [
+                    f"{len(given.tied_queries)} queries of the candidates have tied scores; "
+                    "they are taken in the order of the rank column, then document id"
+                ]
+            )
+        wanted = {query.id for query in queries}
+        kept = Run({q: docs for q, docs in found.items() if q in wanted}, tag=found.tag)
+        first_stage = folder.keep_candidates(kept)
+    done = folder.results()
+    todo = [query for query in queries if query.id not in done]
+    if todo:
+        _rerank(folder, collection, todo, spec, depth, first_stage)
+        done = folder.results()
+    reranked = Run(
+        {query.id: merged(done[query.id], first_stage.get(query.id, ())) for query in queries
+         if query.id in done},
+        tag="ranklens",
+    )  # fmt: skip
+    metrics = pipeline_metrics(
+        collection.qrels.restricted_to(query.id for query in queries),
+        first_stage,
+        reranked,
+        depth,
+        default_measures(collection.relevance_level),
+    )
+    folder.finish(reranked, metrics)
+    return metrics
+
+
+def _rerank(
+    folder: RunFolder,
+    collection: Collection,
+    queries: Sequence[Query],
+    spec: RerankerSpec,
+    depth: int,
+    first_stage: Run,
+) -> None:
+    texts = fetch_texts(collection, first_stage, depth, queries)
+    note(f"loading {spec.model}")
+    reranker = spec.load()
+    note(f"running on {reranker.engine.placement.device}: {reranker.engine.placement.reason}")
+    shortened = 0
+    for query, ranking in rerank(reranker, first_stage, texts, depth, queries):
+        if ranking is not None:
+            shortened += sum(1 for ranked in ranking if ranked.tokens_cut)
+            folder.append(query.id, ranking)
+    if shortened:
+        warn([f"{shortened} documents were shortened to fit (tokens_cut in results.jsonl)"])
+
+
+def _first_stage(retriever: str) -> dict[str, Any]:
+    engine = build_retriever(retriever)
+    return {
+        "retriever": retriever,
+        "k": RETRIEVAL_DEPTH,
+        "k1": engine.k1,
+        "b": engine.b,
+        "versions": {name: version(name) for name in ("bm25s", "PyStemmer")},
+    }
+
+
+def _digest(run: Run) -> dict[str, str]:
+    """Identify a run that was given by what is in it: where it lies does not matter."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for query_id, docs in run.items():
+        for doc in docs:
+            digest.update(f"{query_id}\t{doc.doc_id}\t{doc.score!r}\n".encode())
+    return {"run": run.tag, "sha256": digest.hexdigest()}

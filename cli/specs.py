@@ -1,0 +1,101 @@
+"""The names of retrievers and rerankers on the command line, and what they stand for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ranklens.data.errors import UsageError
+
+if TYPE_CHECKING:
+    from ranklens.data.collection import Collection
+    from ranklens.data.runs import Run
+    from ranklens.rerank.attention_reranker import AttentionReranker
+    from ranklens.retrieval.bm25 import BM25Retriever
+
+RETRIEVERS = ("bm25",)
+RERANKERS = ("attention",)
+DEFAULT_RERANKER = "attention:smollm2-135m"
+DEFAULT_PROFILE = "icr"
+
+
+@dataclass(frozen=True, slots=True)
+class RerankerSpec:
+    """A reranker that is described but not loaded: ``attention:MODEL`` and its settings."""
+
+    model: str
+    profile: str
+    device: str | None
+    dtype: str | None
+
+    @classmethod
+    def parse(cls, text: str, profile: str, device: str | None, dtype: str | None) -> RerankerSpec:
+        """Read ``KIND:MODEL``; UsageError names the kinds."""
+        kind, _, model = text.partition(":")
+        if kind not in RERANKERS or not model:
+            forms = " or ".join(f"{known}:MODEL" for known in RERANKERS)
+            raise UsageError(f"unknown reranker {text!r}; expected {forms}")
+        return cls(model, profile, device, dtype)
+
+    def describe(self) -> dict[str, Any]:
+        """Return all that a ranking depends on: weights, method, device, dtype, software.
+
+        The model is pulled when it is a named one that is not there yet; nothing is loaded.
+        """
+        from importlib.metadata import version
+
+        from ranklens.data.extras import require
+        from ranklens.rerank.profile import load_profile
+
+        require("llm", "torch", "transformers", "safetensors")
+        from ranklens.data.models import resolve
+        from ranklens.rerank.device import choose_placement
+
+        profile = load_profile(self.profile)
+        placement = choose_placement(self.device, self.dtype)
+        pull_model(self.model)
+        return {
+            "kind": "attention",
+            "revision": resolve(self.model).revision,
+            "profile": profile.to_dict(),
+            "device": placement.device,
+            "dtype": placement.dtype,
+            "versions": {name: version(name) for name in ("ranklens", "torch", "transformers")},
+        }
+
+    def load(self) -> AttentionReranker:
+        """Load the reranker."""
+        from ranklens.rerank.attention_reranker import AttentionReranker
+
+        pull_model(self.model)
+        return AttentionReranker.from_pretrained(
+            self.model, profile=self.profile, device=self.device, dtype=self.dtype
+        )
+
+
+def pull_model(model: str) -> Path:
+    """Bring a model to this machine, telling the user what happens when that takes time."""
+    from ranklens.cli.output import note
+    from ranklens.data.models import pull
+
+    return pull(model, progress=note)
+
+
+def build_retriever(name: str) -> BM25Retriever:
+    """Return a retriever by name; UsageError names the known ones."""
+    if name not in RETRIEVERS:
+        raise UsageError(f"unknown retriever {name!r}; choose {' or '.join(RETRIEVERS)}")
+    from ranklens.retrieval.bm25 import BM25Retriever
+
+    return BM25Retriever()
+
+
+def find_candidates(collection: Collection, spec: str) -> Run:
+    """Return candidates by the collection's name for them or from a run file."""
+    path = Path(spec).expanduser()
+    if spec not in collection.candidate_files and path.is_file():
+        from ranklens.data.runs import read_run
+
+        return read_run(path)
+    return collection.candidates(spec)

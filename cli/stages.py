@@ -1,0 +1,71 @@
+"""The stages that commands are made of: retrieve, fetch candidate texts, rerank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from ranklens.cli.output import note
+from ranklens.cli.progress import progress
+from ranklens.cli.specs import build_retriever
+from ranklens.data.documents import missing_documents
+from ranklens.data.records import Document, Query, ScoredDoc
+from ranklens.data.runs import Run
+
+if TYPE_CHECKING:
+    from ranklens.data.collection import Collection
+    from ranklens.rerank.base import Ranking, Reranker
+
+
+def retrieve(collection: Collection, retriever: str, k: int, queries: Sequence[Query]) -> Run:
+    """Index the collection and search it."""
+    engine = build_retriever(retriever)
+    note(f"indexing {collection.name}")
+    engine.index(collection.documents)
+    note(f"searching {len(queries)} queries, top {k}")
+    return engine.search(queries, k)
+
+
+def fetch_texts(
+    collection: Collection, candidates: Run, depth: int, queries: Sequence[Query]
+) -> dict[str, Document]:
+    """Return the documents to be reranked; InvalidInputError when the collection lacks some."""
+    wanted = {
+        doc.doc_id: query.id for query in queries for doc in candidates.get(query.id, ())[:depth]
+    }
+    found = collection.documents.get_many(wanted)
+    missing_documents(found, wanted)
+    return found
+
+
+def rerank(
+    reranker: Reranker,
+    candidates: Run,
+    texts: dict[str, Document],
+    depth: int,
+    queries: Sequence[Query],
+) -> Iterator[tuple[Query, Ranking | None]]:
+    """Yield each query's ranking of its first ``depth`` candidates; None for one without any."""
+    total = sum(len(candidates.get(query.id, ())[:depth]) for query in queries)
+    with progress("reranking", total, "docs") as advance:
+        for query in queries:
+            documents = [texts[doc.doc_id] for doc in candidates.get(query.id, ())[:depth]]
+            yield query, reranker.rank(query, documents) if documents else None
+            advance(len(documents))
+
+
+def merged(
+    reranked: Sequence[tuple[str, float]], candidates: Sequence[ScoredDoc]
+) -> list[ScoredDoc]:
+    """Return a query's full ranking: the reranked documents, then the other candidates.
+
+    Candidates below the depth keep their order; their scores continue downwards in steps of
+    one, because scores of two stages cannot be compared.
+    """
+    head = [ScoredDoc(doc_id, score) for doc_id, score in reranked]
+    seen = {doc.doc_id for doc in head}
+    lowest = head[-1].score if head else 0.0
+    below = [doc for doc in candidates if doc.doc_id not in seen]
+    return head + [
+        ScoredDoc(doc.doc_id, lowest - position) for position, doc in enumerate(below, start=1)
+    ]
