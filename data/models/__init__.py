@@ -1,0 +1,15 @@
+"""Models by name, hub id or folder: found on this disk, or pulled once."""
+
+from ranklens.data.models.listing import InstalledModel, installed
+from ranklens.data.models.registry import REGISTRY, RegistryModel
+from ranklens.data.models.resolve import ResolvedModel, pull, resolve
+
+__all__ = [
+    "REGISTRY",
+    "InstalledModel",
+    "RegistryModel",
+    "ResolvedModel",
+    "installed",
+    "pull",
+    "resolve",
+]

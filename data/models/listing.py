@@ -1,0 +1,52 @@
+"""What is on this disk, for people who wonder where their space went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ranklens.data.models import folder, hub, store
+from ranklens.data.models.registry import REGISTRY
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledModel:
+    """A model that can be pulled or takes space here.
+
+    `state` is `present`, `not pulled` or `damaged` for a named model, `other` for any other
+    folder in the store, and `hub cache` for a hub model, whole or not. `size` is in bytes; `path`
+    is None for what is not pulled; `licence` is empty where it is not known.
+    """
+
+    name: str
+    state: Literal["present", "not pulled", "damaged", "other", "hub cache"]
+    path: Path | None
+    size: int
+    licence: str
+    description: str
+
+
+def installed() -> list[InstalledModel]:
+    """List the named models, the other folders in the store, and the models in the hub cache."""
+    models = [_named(name) for name in REGISTRY]
+    if store.models_folder().is_dir():
+        models += [
+            InstalledModel(path.name, "other", path, folder.size(path), "", "")
+            for path in sorted(store.models_folder().iterdir())
+            if path.is_dir() and not path.name.startswith(".") and path.name not in REGISTRY
+        ]
+    models += [
+        InstalledModel(hub_id, "hub cache", path, size, "", "")
+        for hub_id, path, size in hub.cached_models()
+    ]
+    return models
+
+
+def _named(name: str) -> InstalledModel:
+    model = REGISTRY[name]
+    path = store.models_folder() / name
+    if not path.exists():
+        return InstalledModel(name, "not pulled", None, 0, model.licence, model.description)
+    state: Literal["present", "damaged"] = "damaged" if store.fault(model) else "present"
+    return InstalledModel(name, state, path, folder.size(path), model.licence, model.description)
