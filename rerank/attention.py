@@ -29,11 +29,16 @@ class AttentionRun:
     """What one forward pass needs to know, and what it collects.
 
     Parameters: the number of shared tokens and the length of each tail. ``mass`` maps a layer
-    to a float32 tensor [tails, shared].
+    to a float32 tensor [tails, shared]. With ``trace`` the run also looks where NaN or Inf
+    comes from: ``fault`` is then the first layer and token with a key that is not finite.
     """
 
-    def __init__(self, shared: int, tails: Sequence[int], device: torch.device) -> None:
+    def __init__(
+        self, shared: int, tails: Sequence[int], device: torch.device, *, trace: bool = False
+    ) -> None:
         self.shared = shared
+        self.trace = trace
+        self.fault: tuple[int, int] | None = None
         self.mass: dict[int, torch.Tensor] = {}
         rows = sum(tails)
         self.position_ids = torch.cat(
@@ -85,6 +90,10 @@ def branch_attention(
     key_heads = key.shape[1]
     scale = size**-0.5 if scaling is None else scaling
     shared = run.shared
+    if run.trace and run.fault is None:
+        finite = key[0].isfinite().all(-1).all(0)
+        if not bool(finite.all()):
+            run.fault = (module.layer_idx, int((~finite).nonzero()[0]))
 
     output = query.new_empty(1, length, heads, size)
     body = F.scaled_dot_product_attention(
@@ -104,9 +113,9 @@ def branch_attention(
     logits = q @ k.transpose(1, 2)  # [key heads, group × rows, P]
     logits.view(heads, rows, length)[:, :, shared:] += run.tail_bias
     weights = torch.softmax(logits, dim=-1)
-    run.mass[module.layer_idx] = (
-        run.row_weights @ weights.view(heads, rows, length).sum(0)[:, :shared]
-    )
+    # Mean over a tail's rows and sum over heads are one matrix product.
+    averaging = run.row_weights.repeat(1, heads)  # [tails, heads × rows]
+    run.mass[module.layer_idx] = averaging @ weights.view(heads * rows, length)[:, :shared]
     output[0, shared:] = (weights @ v).view(heads, rows, size).transpose(0, 1).to(output.dtype)
     return output, None
 

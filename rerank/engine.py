@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from ranklens.rerank.prompt import PromptLayout
 
 if TYPE_CHECKING:
     import torch
+
+    from ranklens.rerank.attention import AttentionRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,22 +118,24 @@ class AttentionEngine:
         Raises InvalidInputError when the prompt exceeds the context, NumericalError naming the
         layer and the document for NaN or Inf.
         """
+        import torch
+
         if layout.length > self.context:
             raise InvalidInputError(
                 f"the prompt of {layout.length} tokens exceeds the context of {self.context}"
             )
-        mass = self._forward(layout.shared, [list(tail) for tail in layout.tails])
+        # Equal tails (a query that is the null query) are one branch: their difference is 0,
+        # not the noise of computing it twice.
+        branches = list(dict.fromkeys(map(tuple, layout.tails)))
+        run = self._forward(layout.shared, branches)
+        mass = torch.stack([run.mass[layer] for layer in sorted(run.mass)]).cpu()
         if not bool(mass.isfinite().all()):
-            layer, _, token = (~mass.isfinite()).nonzero()[0].tolist()
-            inside = [i for i, (start, end) in enumerate(layout.spans) if start <= token < end]
-            where = f"document {inside[0]} (counted from 0)" if inside else "the prompt's frame"
-            raise NumericalError(
-                f"layer {layer} gave NaN or Inf for {where}; "
-                f"the model may not work in {self.placement.dtype}: try dtype float32"
-            )
-        return TokenSignal(mass)
+            raise NumericalError(self._fault(layout, branches, mass))
+        return TokenSignal(mass[:, [branches.index(tuple(tail)) for tail in layout.tails]])
 
-    def _forward(self, shared: list[int], tails: list[list[int]]) -> torch.Tensor:
+    def _forward(
+        self, shared: Sequence[int], tails: Sequence[Sequence[int]], *, trace: bool = False
+    ) -> AttentionRun:
         import torch
 
         from ranklens.rerank.attention import AttentionRun
@@ -138,15 +143,30 @@ class AttentionEngine:
         ids = torch.tensor([[*shared, *(token for tail in tails for token in tail)]])
         with self._lock, torch.inference_mode():
             device = self.model.device
-            run = AttentionRun(len(shared), [len(tail) for tail in tails], device)
+            run = AttentionRun(len(shared), [len(tail) for tail in tails], device, trace=trace)
             self.model(
                 input_ids=ids.to(device),
                 position_ids=run.position_ids,
                 use_cache=False,
                 attention_run=run,
             )
-            layers = [run.mass[layer] for layer in sorted(run.mass)]
-            return torch.stack(layers).cpu() if layers else torch.empty(0, len(tails), len(shared))
+            return run
+
+    def _fault(
+        self, layout: PromptLayout, tails: Sequence[Sequence[int]], mass: torch.Tensor
+    ) -> str:
+        """Say where NaN or Inf began, by a second pass that looks for it."""
+        fault = self._forward(layout.shared, tails, trace=True).fault
+        if fault is None:
+            layer = int((~mass.isfinite()).nonzero()[0, 0])
+            where = f"the attention logits of layer {layer} gave NaN or Inf"
+        else:
+            layer, token = fault
+            inside = [i for i, (start, end) in enumerate(layout.spans) if start <= token < end]
+            part = "the query" if token >= len(layout.shared) else "the prompt's frame"
+            part = f"document {inside[0]} (counted from 0)" if inside else part
+            where = f"layer {layer} has NaN or Inf in its keys, first in {part}"
+        return f"{where}; the weights are damaged, or {self.placement.dtype} is too narrow for them"
 
     def _probe(self) -> None:
         """Refuse a model that mixes tokens other than through our attention function.
@@ -156,15 +176,15 @@ class AttentionEngine:
         """
         config = self.model.config
         try:
-            mass = self._forward([0, 1, 2], [[1, 2], [2]])
+            found = len(self._forward([0, 1, 2], [[1, 2], [2]]).mass)
         except InvalidInputError:
             raise
         except (TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise InvalidInputError(_unusable(config, _line(error))) from error
         layers = config.num_hidden_layers
-        if mass.shape[0] != layers:
+        if found != layers:
             raise InvalidInputError(
-                _unusable(config, f"{mass.shape[0]} of {layers} layers attend through it")
+                _unusable(config, f"{found} of {layers} layers attend through it")
             )
 
 

@@ -48,9 +48,18 @@ class PieceTokenizer:
         after = self._text.encode("\na", add_special_tokens=False).ids
         self._lead = lead if after[: len(lead)] == lead and after[len(lead) :] != alone else []
 
-    def trusted(self, text: str) -> list[int]:
-        """Return the ids of prompt text of ours, control tokens recognised."""
-        return self._encode(self._trusted, text)
+    def trusted(self, text: str, following: str = "") -> list[int]:
+        """Return the ids of prompt text of ours, control tokens recognised.
+
+        ``following`` is how the next piece begins: some tokenizers split white space by what
+        comes after it (GPT-2's pattern reads a blank line before a word as two line breaks).
+        """
+        ids = self._encode(self._trusted, text)
+        if not following:
+            return ids
+        whole = self._encode(self._trusted, text + following)
+        after = self._encode(self._trusted, following)
+        return whole[: -len(after)] if whole[-len(after) :] == after else ids
 
     def text(self, text: str) -> list[int]:
         """Return the ids of somebody's text, no control token recognised.

@@ -51,11 +51,13 @@ class PromptBuilder:
         self._pieces = pieces
         self._frame = frame
         self._choice = choice
-        opening = pieces.trusted(frame.prefix + choice.introduction + frame.separator)
+        marker = choice.marker.format(number=1)
+        opening = pieces.trusted(frame.prefix + choice.introduction + frame.separator, marker)
         # A frame taken from a chat template may bring the beginning-of-sequence token itself.
         bos = [] if opening[: len(pieces.bos)] == list(pieces.bos) else list(pieces.bos)
         self._opening = bos + opening
-        self._separator = pieces.trusted(frame.separator)
+        self._separator = pieces.trusted(frame.separator, marker)
+        self._last_separator = pieces.trusted(frame.separator, choice.instruction)
 
     def build(
         self, queries: Sequence[str], documents: Sequence[Document], context: int
@@ -77,7 +79,8 @@ class PromptBuilder:
         fixed = (
             len(self._opening)
             + sum(map(len, markers))
-            + len(documents) * len(self._separator)
+            + (len(documents) - 1) * len(self._separator)
+            + len(self._last_separator)
             + max(map(len, tails))
         )
         budget = _budget([len(text) for text in texts], context - fixed)
@@ -95,7 +98,7 @@ class PromptBuilder:
             shared += marker
             shared += texts[index][:budget]
             spans[index] = (start, len(shared))
-            shared += self._separator
+            shared += self._separator if index != order[-1] else self._last_separator
         return PromptLayout(
             shared=shared,
             tails=tails,

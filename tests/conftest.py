@@ -1,0 +1,69 @@
+"""What several test files need: real collections where they are, and tiny random models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "collections"
+
+
+@pytest.fixture
+def shared_collection() -> Callable[[str], Path]:
+    """Return a function that finds a real collection, or skips the test and says why."""
+
+    def find(name: str) -> Path:
+        folder = SHARED / name
+        if not folder.is_dir():
+            pytest.skip(f"the real collection {name} is not beside this checkout")
+        return folder
+
+    return find
+
+
+@pytest.fixture
+def tiny_model(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that makes a folder with a tiny random decoder and a ChatML tokenizer."""
+
+    def make(kind: str = "llama", **changes: Any) -> Path:
+        import torch
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+        from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+        folder = tmp_path / f"tiny-{kind}-{len(list(tmp_path.iterdir()))}"
+        bpe = Tokenizer(models.BPE())
+        bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        bpe.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=400,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+            show_progress=False,
+        )
+        bpe.train_from_iterator(["Please find information relevant to the paragraphs."], trainer)
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=bpe,
+            eos_token="<|im_end|>",
+            additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+        )
+        settings = {
+            "vocab_size": bpe.get_vocab_size(),
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 4096,
+            "initializer_range": 0.3,
+        }
+        torch.manual_seed(1)
+        config = AutoConfig.for_model(kind, **(settings | changes))
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return make
