@@ -1,0 +1,1 @@
+"""The sample collection pydocs: find the standard-library function that does what I want."""
