@@ -58,19 +58,29 @@ def assemble(
 ) -> Collection:
     """Make a Collection of the queries that are judged, and note the ones that are not.
 
-    Raises InvalidInputError when no query is judged at all.
+    Raises InvalidInputError when no query is judged at all, when a query id occurs twice, when
+    a judged query has no text, and for a relevance_level below 1.
     """
     if relevance_level < 1:
-        raise InvalidInputError(f"relevance_level must be at least 1, got {relevance_level}")
+        raise InvalidInputError(
+            f"collection {name!r}: relevance_level must be at least 1, got {relevance_level}"
+        )
     judged = [query for query in queries if query.id in qrels]
     if not judged:
         raise InvalidInputError(
-            f"collection {name!r}: no query id of the qrels (first: {next(iter(qrels))!r}) "
+            f"collection {name!r}: no query id of the qrels (first: {next(iter(qrels), None)!r}) "
             f"is among the queries (first: {queries[0].id if queries else None!r})"
         )
+    for query in judged:
+        if not query.text.strip():
+            raise InvalidInputError(f"collection {name!r}: query {query.id!r} has no text")
     if len(judged) < len(queries):
         notes += (f"{len(queries) - len(judged)} queries without judgements are left out",)
-    known = {query.id for query in queries}
+    known: set[str] = set()
+    for query in queries:
+        if query.id in known:
+            raise InvalidInputError(f"collection {name!r}: query id {query.id!r} occurs twice")
+        known.add(query.id)
     textless = [query_id for query_id in qrels if query_id not in known]
     if textless:
         notes += (

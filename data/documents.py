@@ -131,7 +131,7 @@ def text_field(
                 value = str(value)
             if not isinstance(value, str):
                 raise place.error(f"the field {key!r} must be text, got {shown(value)}")
-            if key == keys[0] and default is None and key in _ID_KEYS and not value.strip():
+            if keys[0] in _ID_KEYS and not value.strip():
                 raise place.error(f"the field {key!r} is empty")
             return value
     if default is None:

@@ -6,6 +6,7 @@ every message names file and line. A writer makes a sibling temporary file and r
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import json
@@ -79,7 +80,17 @@ def read_json_lines(path: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
             raise place.error(f"not JSON ({error.msg} at column {error.colno})") from None
         if not isinstance(value, dict):
             raise place.error(f"expected a JSON object, got {shown(value)}")
+        if "\\ud" in line.lower() and not _encodable(value):
+            raise place.error("a \\ud800 to \\udfff escape without its other half is not text")
         yield place, value
+
+
+def _encodable(value: object) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def sha256(path: Path) -> str:
@@ -90,9 +101,14 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[IO[str]]:
-    """Open a text file that appears under its name only when the block ends without an error."""
+    """Open a text file that appears under its name only when the block ends without an error.
+
+    Raises InvalidInputError, before the block, for a path that cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = temporary.open("w", encoding="utf-8", newline="\n")
     except OSError as error:

@@ -14,6 +14,7 @@ from ranklens.data.files import sha256
 from ranklens.data.qrels import read_qrels
 
 _TOML = "collection.toml"
+_KINDS = {str: "a string", int: "an integer", dict: "a table"}
 _TOML_KEYS = {"name", "docs", "queries", "qrels", "split", "relevance_level", "candidates"}
 
 
@@ -63,8 +64,9 @@ def _setting(
     value = settings.get(key, default)
     if value is None:
         raise InvalidInputError(f"{path}: the key {key!r} is missing")
-    if not isinstance(value, kind):
-        raise InvalidInputError(f"{path}: {key!r} must be a {kind.__name__}, got {value!r}")
+    # A bool is an int to Python, not to TOML.
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise InvalidInputError(f"{path}: {key!r} must be {_KINDS[kind]}, got {value!r}")
     return value
 
 

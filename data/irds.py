@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ranklens.data.collection import Collection, assemble
@@ -21,12 +22,14 @@ class IrdsDocuments:
         self._identifier = identifier
 
     def __iter__(self) -> Iterator[Document]:
-        for record in self._dataset.docs_iter():
-            yield _document(record)
+        with _fetching(self._identifier):
+            for record in self._dataset.docs_iter():
+                yield _document(record)
 
     def get_many(self, ids: Iterable[str]) -> dict[str, Document]:
         """Return the documents with these ids from the dataset's store."""
-        found = self._dataset.docs_store().get_many(list(ids))
+        with _fetching(self._identifier):
+            found = self._dataset.docs_store().get_many(list(ids))
         return {doc_id: _document(record) for doc_id, record in found.items()}
 
     def fingerprint(self) -> str:
@@ -64,27 +67,35 @@ def load_irds(identifier: str) -> Collection:
             f"the dataset {identifier!r} has no {' and no '.join(lacking)}; "
             "choose a subset that has (often /test, /dev or /judged)"
         )
-    try:
+    with _fetching(identifier):
         queries = [Query(q.query_id, q.default_text().strip()) for q in dataset.queries_iter()]
         qrels = Qrels(
             Judgement(q.query_id, q.doc_id, int(q.relevance)) for q in dataset.qrels_iter()
         )
-    except (OSError, RuntimeError) as error:
-        raise MissingResourceError(
-            f"ir_datasets could not provide {identifier!r}: {error}"
-        ) from error
     return assemble(
         name=identifier,
         documents=IrdsDocuments(dataset, identifier),
         queries=queries,
         qrels=qrels,
-        # The convention of the TREC deep learning track: grades 2 and 3 are relevant.
-        relevance_level=2 if "trec-dl" in identifier else 1,
+        # The convention of the TREC deep learning track: of passages grades 2 and 3 are
+        # relevant, of documents 1 to 3.
+        relevance_level=2 if "trec-dl" in identifier and "passage" in identifier else 1,
         sources={
             "queries": _digest((q.id, q.text) for q in queries),
             "qrels": _digest((q, d, str(g)) for q in qrels for d, g in qrels[q].items()),
         },
     )
+
+
+@contextmanager
+def _fetching(identifier: str) -> Iterator[None]:
+    """Turn what ir_datasets raises when it cannot fetch or read data into MissingResourceError."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise MissingResourceError(
+            f"ir_datasets could not provide {identifier!r}: {error}"
+        ) from error
 
 
 def _digest(rows: Iterable[tuple[str, ...]]) -> str:

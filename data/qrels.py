@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ranklens.data.errors import InvalidInputError
 from ranklens.data.files import read_lines, shown
-from ranklens.data.records import Judgement
+from ranklens.data.records import Judgement, check_id
 
 _BEIR_HEADER = ["query-id", "corpus-id", "score"]
+# int() also reads 1_0 as 10.
+_INTEGER = re.compile(r"[+-]?[0-9]+")
 
 
 class Qrels(Mapping[str, Mapping[str, int]]):
     """An immutable mapping of query id to document id to grade.
 
-    Grades below 1 mean judged and not relevant. Raises InvalidInputError when a pair is
-    judged twice with different grades.
+    Grades below 1 mean judged and not relevant. Raises InvalidInputError for an id that is not
+    a str or is empty, a grade that is not an int, and a pair judged twice with different grades.
     """
 
     def __init__(self, judgements: Iterable[Judgement]) -> None:
         self._grades: dict[str, dict[str, int]] = {}
         for query_id, doc_id, grade in ((j.query_id, j.doc_id, j.grade) for j in judgements):
+            check_id("query id", query_id)
+            check_id("document id", doc_id)
+            if not isinstance(grade, int):
+                raise InvalidInputError(
+                    f"query {query_id!r}: the grade of document {doc_id!r} must be an int, "
+                    f"got {type(grade).__name__} {grade!r}"
+                )
             known = self._grades.setdefault(query_id, {}).setdefault(doc_id, grade)
             if known != grade:
                 raise InvalidInputError(
@@ -76,10 +86,9 @@ def read_qrels(path: Path) -> Qrels:
                 f"expected {width} columns ({form}), got {len(columns)}: {shown(line)}"
             )
         query_id, doc_id, text = columns[0], columns[-2], columns[-1]
-        try:
-            grade = int(text)
-        except ValueError:
-            raise place.error(f"the grade {shown(text)} is not an integer") from None
+        if not _INTEGER.fullmatch(text):
+            raise place.error(f"the grade {shown(text)} is not an integer")
+        grade = int(text)
         known, first = judgements.setdefault((query_id, doc_id), (grade, place.line))
         if known != grade:
             raise place.error(

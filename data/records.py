@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from ranklens.data.errors import InvalidInputError
 
 
-def _check_id(kind: str, value: object) -> None:
+def check_id(kind: str, value: object) -> None:
+    """Raise InvalidInputError unless an id is a str with something in it."""
     if not isinstance(value, str):
         raise InvalidInputError(f"{kind} must be a str, got {type(value).__name__} {value!r}")
     if not value:
@@ -23,7 +24,7 @@ class Document:
     title: str = ""
 
     def __post_init__(self) -> None:
-        _check_id("document id", self.id)
+        check_id("document id", self.id)
 
     @property
     def full_text(self) -> str:
@@ -39,7 +40,7 @@ class Query:
     text: str
 
     def __post_init__(self) -> None:
-        _check_id("query id", self.id)
+        check_id("query id", self.id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,16 @@ import numpy as np
 
 from ranklens.data.errors import InvalidInputError
 from ranklens.data.files import Place, atomic_writer, read_lines, shown
-from ranklens.data.records import ScoredDoc
+from ranklens.data.records import ScoredDoc, check_id
 
 
 class Run(Mapping[str, tuple[ScoredDoc, ...]]):
     """An immutable mapping of query id to scored documents, best first.
 
     The order given is the order kept, so scores must not increase along it; equal scores are
-    allowed (their order is then the caller's tie-break). Raises InvalidInputError for a
-    document that occurs twice, a score that is not finite, or an increasing score.
+    allowed (their order is then the caller's tie-break). Raises InvalidInputError for an id
+    that is not a str or is empty, a document that occurs twice, a score that is not finite,
+    or an increasing score.
     """
 
     def __init__(self, rankings: Mapping[str, Iterable[ScoredDoc]], tag: str = "ranklens") -> None:
@@ -47,14 +48,26 @@ class Run(Mapping[str, tuple[ScoredDoc, ...]]):
         return tuple(
             query_id
             for query_id, docs in self.items()
-            if np.any(np.diff(np.array([d.score for d in docs], dtype=np.float32)) == 0)
+            if _has_equal_neighbours(single_precision(doc.score for doc in docs))
         )
+
+
+def single_precision(scores: Iterable[float]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return scores as trec_eval holds them; beyond the range of float32 they are infinite."""
+    with np.errstate(over="ignore"):
+        return np.fromiter(scores, dtype=np.float64).astype(np.float32)
+
+
+def _has_equal_neighbours(scores: np.ndarray[Any, np.dtype[np.float32]]) -> bool:
+    return bool(np.any(scores[1:] == scores[:-1]))
 
 
 def _checked(query_id: str, docs: tuple[ScoredDoc, ...]) -> tuple[ScoredDoc, ...]:
     seen: set[str] = set()
     previous = math.inf
+    check_id("query id", query_id)
     for doc in docs:
+        check_id("document id", doc.doc_id)
         if doc.doc_id in seen:
             raise InvalidInputError(f"query {query_id!r}: document {doc.doc_id!r} occurs twice")
         seen.add(doc.doc_id)
@@ -74,19 +87,20 @@ def read_run(path: Path) -> Run:
     """Read a TREC run file (``query Q0 document rank score tag``; plain or gzip).
 
     Documents are ordered by score, descending; equal scores by the rank column, then by
-    document id. Lines starting with ``#`` are comments (ir_metadata headers). Raises
-    InvalidInputError that names the line for a wrong column count, a rank or score that is
-    not a number, NaN, and a document that a query lists twice.
+    document id. The tag is the last line's; what follows it is ignored. Lines starting with
+    ``#`` are comments (ir_metadata headers). Raises InvalidInputError that names the line for
+    a wrong column count, a rank or score that is not a number, NaN, and a document that a query
+    lists twice.
     """
-    rows: dict[str, list[tuple[float, int, str]]] = {}
+    rows: dict[str, list[tuple[float, float, str]]] = {}
     seen: dict[tuple[str, str], int] = {}
     tag: str | None = None
     for place, line in read_lines(path):
         if line.startswith("#"):
             continue
-        # trec_eval takes whatever follows the fifth column as the tag.
-        columns = line.split(maxsplit=5)
-        if len(columns) != 6:
+        # Like trec_eval, which ignores what follows the tag.
+        columns = line.split()[:6]
+        if len(columns) < 6:
             raise place.error(
                 "expected 6 columns (query Q0 document rank score tag), "
                 f"got {len(columns)}: {shown(line)}"
@@ -98,7 +112,7 @@ def read_run(path: Path) -> Run:
                 f"document {doc_id!r} occurs twice for query {query_id!r} (first: line {first})"
             )
         rows.setdefault(query_id, []).append(
-            (-_number(place, "score", score), int(_number(place, "rank", rank)), doc_id)
+            (-_number(place, "score", score), _number(place, "rank", rank), doc_id)
         )
     if tag is None:
         raise InvalidInputError(f"{path}: the run file is empty")
@@ -107,7 +121,7 @@ def read_run(path: Path) -> Run:
             query_id: [ScoredDoc(doc_id, -negative) for negative, _, doc_id in sorted(docs)]
             for query_id, docs in rows.items()
         },
-        tag=tag.strip(),
+        tag=tag,
     )
 
 
@@ -116,7 +130,8 @@ def _number(place: Place, column: str, text: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
+    # float() reads 1_5 as 15.
+    if "_" in text or not math.isfinite(value):
         raise place.error(f"the {column} {shown(text)} is not a finite number")
     return value
 
@@ -133,6 +148,11 @@ def write_run(run: Run, path: Path) -> None:
     with atomic_writer(path) as stream:
         for query_id, docs in run.items():
             _check_column("query id", query_id)
+            if query_id.startswith("#"):
+                raise InvalidInputError(
+                    f"the query id {shown(query_id)} starts with '#': "
+                    "its lines would be comments in a TREC run"
+                )
             scores = strictly_decreasing([doc.score for doc in docs])
             for rank, (doc, score) in enumerate(zip(docs, scores, strict=True), start=1):
                 _check_column("document id", doc.doc_id)
@@ -152,15 +172,18 @@ def strictly_decreasing(scores: Iterable[float]) -> list[float]:
     ``scores`` must not increase. A score that is not below the one before it becomes the next
     single-precision number below that one.
     """
-    result: list[float] = []
-    previous: Any = np.float32(np.inf)
-    lowest = np.float32(-np.inf)
-    for score in scores:
-        with np.errstate(over="ignore"):
-            value = np.float32(score)
-        value = np.clip(value, -np.finfo(np.float32).max, np.finfo(np.float32).max)
-        if value >= previous:
-            value = np.nextafter(previous, lowest)
-        result.append(float(value))
-        previous = value
-    return result
+    up = np.float32(np.inf)
+    highest = np.finfo(np.float32).max
+    result = np.clip(single_precision(scores), -highest, highest)
+    with np.errstate(over="ignore"):
+        for index in range(1, len(result)):
+            if result[index] >= result[index - 1]:
+                result[index] = np.nextafter(result[index - 1], -up)
+        # Below the lowest number there is no next one: make room from the end upwards.
+        floor = -highest
+        for index in reversed(range(len(result))):
+            if result[index] >= floor:
+                break
+            result[index] = floor
+            floor = np.nextafter(floor, up)
+    return [float(score) for score in result]

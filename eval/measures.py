@@ -14,7 +14,7 @@ Measures are named as ir_measures names them: ``nDCG@10``, ``AP(rel=2)``, ``RR@1
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +23,10 @@ import numpy as np
 from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.qrels import Qrels
 from ranklens.data.records import ScoredDoc
-from ranklens.data.runs import Run
+from ranklens.data.runs import Run, single_precision
 
 _RESAMPLES = 1000
+_COUNTS = {"NumQ", "NumRel", "NumRet"}
 _EXAMPLES = "nDCG@10, AP, RR@10, P@5, R@100, Judged@10, AP(rel=2)"
 
 
@@ -63,32 +64,44 @@ def evaluate(qrels: Qrels, run: Run, measures: Sequence[str]) -> Evaluation:
     InvalidInputError when run and qrels have no query in common or the judged queries' documents
     none.
     """
-    parsed = [_parse(name) for name in measures]
     provider = _provider()
-    for name, measure in zip(measures, parsed, strict=True):
-        if not provider.supports(measure):
-            raise UsageError(f"the measure {name!r} is not supported; examples: {_EXAMPLES}")
+    parsed = {name: _parse(name, provider) for name in measures}
     warnings = _checked(qrels, run)
-    values: dict[Any, dict[str, float]] = {measure: {} for measure in parsed}
-    for metric in provider.iter_calc(parsed, _judgements(qrels), _ordered(run, qrels)):
-        values[metric.measure][metric.query_id] = float(metric.value)
-    return Evaluation(
-        {
-            name: _summary({query_id: values[measure].get(query_id, 0.0) for query_id in qrels})
-            for name, measure in zip(measures, parsed, strict=True)
-        },
-        queries=len(qrels),
-        warnings=warnings,
-    )
+    judgements = {query_id: dict(grades) for query_id, grades in qrels.items()}
+    ranked = _ranked(run, qrels)
+    results = {}
+    for name, measure in parsed.items():
+        # One by one: in one call, ir_measures can compute nDCG with another measure's gains.
+        metrics = provider.iter_calc([measure], judgements, ranked)
+        values = {metric.query_id: float(metric.value) for metric in metrics}
+        results[name] = _summary({query_id: values[query_id] for query_id in qrels})
+    return Evaluation(results, queries=len(qrels), warnings=warnings)
 
 
-def _parse(name: str) -> Any:
+def _parse(name: str, provider: Any) -> Any:
     import ir_measures
 
     try:
-        return ir_measures.parse_measure(name)
+        measure = ir_measures.parse_measure(name)
     except (NameError, ValueError, SyntaxError, TypeError, KeyError, AssertionError):
         raise UsageError(f"unknown measure {name!r}; examples: {_EXAMPLES}") from None
+    try:
+        measure.validate_params()
+    except AssertionError:
+        raise UsageError(
+            f"the measure {name!r} lacks a parameter or has a wrong one; examples: {_EXAMPLES}"
+        ) from None
+    # trec_eval ends the whole process for a cutoff of 0.
+    for key in ("cutoff", "rel"):
+        value = measure.params.get(key, 1)
+        if type(value) is not int or not 1 <= value < 2**31:
+            raise UsageError(f"the measure {name!r}: {key} must be an integer of at least 1")
+    if any(type(gain) is not int for gain in measure.params.get("gains", {}).values()):
+        raise UsageError(f"the measure {name!r}: gains must be integers")
+    # Counts such as NumRet are totals, which have no mean and no interval.
+    if measure.NAME in _COUNTS or not provider.supports(measure):
+        raise UsageError(f"the measure {name!r} is not supported; examples: {_EXAMPLES}")
+    return measure
 
 
 def _provider() -> Any:
@@ -104,29 +117,27 @@ def _provider() -> Any:
     )
 
 
-def _judgements(qrels: Qrels) -> list[Any]:
-    import ir_measures
-
-    return [ir_measures.Qrel(q, d, g) for q, grades in qrels.items() for d, g in grades.items()]
-
-
-def _ordered(run: Run, qrels: Qrels) -> Iterator[Any]:
-    """Yield the judged queries' documents with scores that fix the policy's order.
+def _ranked(run: Run, qrels: Qrels) -> dict[str, dict[str, float]]:
+    """Return the judged queries' documents with scores that fix the policy's order.
 
     The implementations break ties differently (the one of RR@10 by ascending id), so ties are
     gone before they see the run: a document's score becomes its distance from the end.
     """
-    import ir_measures
-
+    ranked = {}
     for query_id in qrels:
-        docs = trec_order(run.get(query_id, ()))
-        for position, doc in enumerate(docs):
-            yield ir_measures.ScoredDoc(query_id, doc.doc_id, float(len(docs) - position))
+        if docs := trec_order(run.get(query_id, ())):
+            ranked[query_id] = {
+                doc.doc_id: float(len(docs) - position) for position, doc in enumerate(docs)
+            }
+    return ranked
 
 
 def trec_order(docs: Sequence[ScoredDoc]) -> list[ScoredDoc]:
     """Return documents in trec_eval's order: float32 score, then document id, both descending."""
-    return sorted(docs, key=lambda doc: (np.float32(doc.score), doc.doc_id), reverse=True)
+    scores = single_precision(doc.score for doc in docs).tolist()
+    rows = zip(scores, docs, strict=True)
+    ranked = sorted(rows, key=lambda row: (row[0], row[1].doc_id), reverse=True)
+    return [doc for _, doc in ranked]
 
 
 def _checked(qrels: Qrels, run: Run) -> tuple[str, ...]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 # Letters, digits and underscores; a single apostrophe or full stop inside a word holds it
-# together, as in Unicode's word segmentation (UAX 29), which Lucene's tokenizer follows.
+# together. That is near Lucene's tokenizer (Unicode's word segmentation, UAX 29) for English;
+# it differs on "fig.2" and "3,000", and Chinese or Japanese text stays one word.
 _WORD = re.compile(r"\w+(?:['’.]\w+)*")
 _POSSESSIVE = ("'s", "’s")
 # The 33 of Lucene's EnglishAnalyzer.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -21,8 +22,8 @@ class BM25Retriever:
     """
 
     def __init__(self, *, k1: float = 0.9, b: float = 0.4) -> None:
-        if k1 < 0:
-            raise UsageError(f"k1 must not be negative, got {k1}")
+        if not 0 <= k1 < math.inf:
+            raise UsageError(f"k1 must be a finite number of at least 0, got {k1}")
         if not 0 <= b <= 1:
             raise UsageError(f"b must lie between 0 and 1, got {b}")
         self.k1 = k1
@@ -33,20 +34,26 @@ class BM25Retriever:
         self._model: Any = None
 
     def index(self, documents: Iterable[Document]) -> None:
-        """Index documents; raises InvalidInputError when there are none or none has a word."""
+        """Index documents; raises InvalidInputError when there are none or none has a word.
+
+        What was indexed before stays when this fails.
+        """
         import bm25s
 
-        self._ids, self._vocabulary, corpus = [], {}, []
+        ids: list[str] = []
+        vocabulary: dict[str, int] = {}
+        corpus: list[list[int]] = []
         for document in documents:
-            self._ids.append(document.id)
+            ids.append(document.id)
             terms = self._analyzer(document.full_text)
-            corpus.append([self._vocabulary.setdefault(t, len(self._vocabulary)) for t in terms])
-        if not self._vocabulary:
+            corpus.append([vocabulary.setdefault(term, len(vocabulary)) for term in terms])
+        if not vocabulary:
             raise InvalidInputError(
-                f"nothing to index: {len(self._ids)} documents with no word among them"
+                f"nothing to index: {len(ids)} documents with no word among them"
             )
-        self._model = bm25s.BM25(method="lucene", k1=self.k1, b=self.b)
-        self._model.index((corpus, self._vocabulary), show_progress=False)
+        model = bm25s.BM25(method="lucene", k1=self.k1, b=self.b)
+        model.index((corpus, vocabulary), show_progress=False)
+        self._ids, self._vocabulary, self._model = ids, vocabulary, model
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return the top ``k`` of the documents that share a term with each query.

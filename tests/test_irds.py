@@ -1,0 +1,193 @@
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from ranklens.data.errors import InvalidInputError, MissingResourceError
+from ranklens.data.load import load_collection
+from ranklens.data.records import Document, Query
+
+# Importing ir_datasets makes folders in its home, so that has to be set before.
+if find_spec("ir_datasets") is None:
+    pytest.skip("the extra irds is not installed", allow_module_level=True)
+
+
+@pytest.fixture
+def register(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Return a function that registers a dataset of three local files under an id."""
+    monkeypatch.setenv("IR_DATASETS_HOME", str(tmp_path / "home"))
+    import ir_datasets
+
+    added: list[str] = []
+
+    def add(identifier: str, dataset: Any = None, **files: str) -> Any:
+        if dataset is None:
+            paths = {}
+            for kind, text in files.items():
+                # The document store is made beside the documents.
+                paths[kind] = tmp_path / f"{kind}.txt"
+                paths[kind].write_text(text, encoding="utf-8")
+            dataset = ir_datasets.create_dataset(
+                **{kind: str(path) for kind, path in paths.items()}
+            )
+        ir_datasets.registry.register(identifier, dataset)
+        added.append(identifier)
+        return dataset
+
+    yield add
+    for identifier in added:
+        del ir_datasets.registry._registered[identifier]
+
+
+FILES = {
+    "docs_tsv": "d1\tCats purr.\nd2\tDogs bark.\nd3\tFish swim.\n",
+    "queries_tsv": "1\t what purrs \n2\twho barks\n3\tunjudged\n",
+    "qrels_trec": "1 0 d1 2\n1 0 d2 0\n2 0 d2 1\n",
+}
+
+
+def test_a_registered_dataset_is_a_collection(register: Any) -> None:
+    register("ranklens-test/pets", **FILES)
+    collection = load_collection("irds:ranklens-test/pets")
+    assert collection.name == "ranklens-test/pets"
+    assert list(collection.documents) == [
+        Document("d1", "Cats purr."),
+        Document("d2", "Dogs bark."),
+        Document("d3", "Fish swim."),
+    ]
+    assert collection.queries == [Query("1", "what purrs"), Query("2", "who barks")]
+    assert {q: dict(g) for q, g in collection.qrels.items()} == {
+        "1": {"d1": 2, "d2": 0},
+        "2": {"d2": 1},
+    }
+    assert collection.relevance_level == 1
+    assert collection.notes == ("1 queries without judgements are left out",)
+    assert collection.documents.get_many(["d3", "absent", "d1"]) == {
+        "d1": Document("d1", "Cats purr."),
+        "d3": Document("d3", "Fish swim."),
+    }
+    again = load_collection("irds:ranklens-test/pets")
+    assert again.fingerprint() == collection.fingerprint()
+
+
+class TitledDoc(NamedTuple):
+    doc_id: str
+    text: str
+    title: str
+
+    def default_text(self) -> str:
+        return f"{self.title} {self.text}"
+
+
+class AbstractDoc(NamedTuple):
+    doc_id: str
+    title: str
+    abstract: str
+
+    def default_text(self) -> str:
+        return f"{self.title} {self.abstract}"
+
+
+class FakeStore:
+    def __init__(self, records: list[Any]) -> None:
+        self.records = {record.doc_id: record for record in records}
+
+    def get_many(self, ids: list[str]) -> dict[str, Any]:
+        return {doc_id: self.records[doc_id] for doc_id in ids if doc_id in self.records}
+
+
+class FakeDocs:
+    """Documents of another record type, beside real queries and qrels."""
+
+    def __init__(self, records: list[Any], failure: Exception | None = None) -> None:
+        self.records = records
+        self.failure = failure
+
+    def docs_handler(self) -> "FakeDocs":
+        return self
+
+    def docs_iter(self) -> Iterator[Any]:
+        yield from self.records
+        if self.failure:
+            raise self.failure
+
+    def docs_store(self) -> FakeStore:
+        if self.failure:
+            raise self.failure
+        return FakeStore(self.records)
+
+
+def beside_real_queries(register: Any, identifier: str, docs: FakeDocs) -> None:
+    from ir_datasets.datasets.base import Dataset
+
+    rest = {kind: text for kind, text in FILES.items() if kind != "docs_tsv"}
+    register(identifier, Dataset(docs, register(f"{identifier}/rest", **rest)))
+
+
+@pytest.mark.parametrize(
+    ("record", "document"),
+    [
+        (TitledDoc("d1", "They purr.", "Cats"), Document("d1", "They purr.", "Cats")),
+        (AbstractDoc("d1", "Cats", "They purr."), Document("d1", "Cats They purr.")),
+    ],
+)
+def test_the_title_is_taken_once(register: Any, record: Any, document: Document) -> None:
+    beside_real_queries(register, "ranklens-test/titled", FakeDocs([record]))
+    documents = load_collection("irds:ranklens-test/titled").documents
+    assert list(documents) == [document]
+    assert documents.get_many(["d1"]) == {"d1": document}
+    assert document.full_text == "Cats They purr."
+
+
+@pytest.mark.parametrize("failure", [ConnectionError("no route"), RuntimeError("all sources")])
+def test_documents_that_cannot_be_fetched_are_missing(register: Any, failure: Exception) -> None:
+    docs = FakeDocs([TitledDoc("d1", "text", "")], failure)
+    beside_real_queries(register, "ranklens-test/broken", docs)
+    documents = load_collection("irds:ranklens-test/broken").documents
+    message = f"ir_datasets could not provide 'ranklens-test/broken': {failure}"
+    with pytest.raises(MissingResourceError, match=message):
+        list(documents)
+    with pytest.raises(MissingResourceError, match=message):
+        documents.get_many(["d1"])
+
+
+@pytest.mark.parametrize(
+    ("identifier", "level"),
+    [
+        ("ranklens-test/msmarco-passage/trec-dl-2019/judged", 2),
+        ("ranklens-test/msmarco-document/trec-dl-2019", 1),
+        ("ranklens-test/msmarco-passage/dev", 1),
+    ],
+)
+def test_grade_1_is_not_relevant_in_the_passage_track_only(
+    register: Any, identifier: str, level: int
+) -> None:
+    register(identifier, **FILES)
+    assert load_collection(f"irds:{identifier}").relevance_level == level
+
+
+def test_an_unknown_id_says_where_the_list_is(register: Any) -> None:
+    with pytest.raises(MissingResourceError, match=r"no dataset 'no/such'; .*ir-datasets\.com"):
+        load_collection("irds:no/such")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"qrels_trec": None}, "'ranklens-test/bad' has no qrels; choose a subset"),
+        ({"qrels_trec": None, "docs_tsv": None}, "has no docs and no qrels; choose"),
+        ({"qrels_trec": ""}, r"no query id of the qrels \(first: None\)"),
+        ({"queries_tsv": "1\t \n2\twho barks\n"}, "query '1' has no text"),
+        ({"queries_tsv": "1\ta\n1\tb\n"}, "query id '1' occurs twice"),
+        ({"qrels_trec": "1 0 d1 1\n1 0 d1 2\n"}, "document 'd1' is judged twice, 1 and 2"),
+    ],
+)
+def test_a_dataset_that_cannot_be_used_is_refused(
+    register: Any, changes: dict[str, str | None], message: str
+) -> None:
+    files = {kind: text for kind, text in (FILES | changes).items() if text is not None}
+    register("ranklens-test/bad", **files)
+    with pytest.raises(InvalidInputError, match=message):
+        load_collection("irds:ranklens-test/bad")

@@ -1,0 +1,52 @@
+import inspect
+import re
+import subprocess
+import sys
+
+import pytest
+
+import ranklens
+
+CLASSES = {
+    "AttentionReranker", "BM25Retriever", "Collection", "Document", "Judgement", "Profile",
+    "Qrels", "Query", "RankedDocument", "Ranking", "RanklensError", "Reranker", "Retriever",
+    "Run", "ScoredDoc",
+}  # fmt: skip
+FUNCTIONS = {"evaluate", "load_collection", "load_profile", "read_qrels", "read_run", "write_run"}
+HEAVY = ("torch", "transformers", "numpy", "ir_measures", "bm25s", "pydantic", "rich")
+
+
+def test_the_public_names_are_these_and_sorted() -> None:
+    assert ranklens.__all__ == sorted(CLASSES | FUNCTIONS)
+
+
+@pytest.mark.parametrize("name", sorted(CLASSES | FUNCTIONS))
+def test_a_public_name_is_what_it_says_and_documented(name: str) -> None:
+    thing = getattr(ranklens, name)
+    assert thing.__name__ == name
+    assert thing.__module__.startswith("ranklens.")
+    assert inspect.isclass(thing) == (name in CLASSES)
+    assert inspect.getdoc(thing)
+
+
+def test_dir_lists_the_public_names_before_they_are_used() -> None:
+    assert set(ranklens.__all__) <= set(dir(ranklens))
+    assert "__version__" in dir(ranklens)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'ranklens' has no attribute 'rerank_all'"):
+        _ = ranklens.rerank_all
+
+
+def test_the_version_is_a_release() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+", ranklens.__version__)
+
+
+@pytest.mark.parametrize("module", ["ranklens", "ranklens.cli.main"])
+def test_importing_loads_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
