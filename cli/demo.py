@@ -19,13 +19,18 @@ def demo(as_json: options.JsonOption = False) -> None:
     from ranklens.cli.output import note, print_json
     from ranklens.cli.pipeline import run_pipeline
     from ranklens.cli.report import print_metrics
+    from ranklens.cli.run_folder import OtherSettingsError
     from ranklens.data.home import home
     from ranklens.data.load import load_collection
 
     collection = load_collection("sample:pydocs")
     out = home() / "runs" / "demo"
     spec = RerankerSpec.parse(DEFAULT_RERANKER, DEFAULT_PROFILE, None, None)
-    metrics = run_pipeline(collection, out, spec, depth=DEPTH)
+    try:
+        metrics = run_pipeline(collection, out, spec, depth=DEPTH)
+    except OtherSettingsError:
+        note("something it depends on has changed since the last demo: starting again")
+        metrics = run_pipeline(collection, out, spec, depth=DEPTH, overwrite=True)
     if as_json:
         print_json({"status": "ok", "collection": collection.name, **metrics})
         return

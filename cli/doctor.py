@@ -7,6 +7,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import typer
+
 from ranklens.cli import options
 from ranklens.data.errors import MissingPrerequisiteError, RanklensError
 
@@ -29,7 +31,7 @@ def doctor(as_json: options.JsonOption = False) -> None:
 
     Example: ranklens doctor
     """
-    from ranklens.cli.output import print_json, print_table, print_text
+    from ranklens.cli.output import note, print_json, print_table, print_text
 
     found = [(extra, name, _version(name)) for extra, names in _PACKAGES.items() for name in names]
     missing = sorted({extra for extra, _, installed in found if installed is None})
@@ -60,7 +62,9 @@ def doctor(as_json: options.JsonOption = False) -> None:
         for line in report["install"]:
             print_text(f"missing {line}")
     if report["status"] != "ok":
-        raise MissingPrerequisiteError("reranking cannot run here: pip install 'ranklens[llm]'")
+        # Not raised: with --json the report is the one value on standard output.
+        note("error: reranking cannot run here: pip install 'ranklens[llm]'")
+        raise typer.Exit(MissingPrerequisiteError.exit_code)
 
 
 def _version(package: str) -> str | None:
@@ -77,7 +81,7 @@ def _placement(missing: bool) -> dict[str, Any]:
 
     try:
         placement = choose_placement()
-    except (RanklensError, OSError) as error:
+    except (RanklensError, ImportError, OSError, RuntimeError) as error:
         return {"device": None, "dtype": None, "why": f"torch does not work: {error}"}
     return {"device": placement.device, "dtype": placement.dtype, "why": placement.reason}
 

@@ -39,11 +39,12 @@ def evaluate(
     from ranklens.eval.measures import default_measures
     from ranklens.eval.measures import evaluate as evaluate_run
 
-    judged, level = _load_qrels(qrels)
+    judged, level, notes = _load_qrels(qrels)
     measures = measure or default_measures(level)
     results = [(path, evaluate_run(judged, read_run(path), measures)) for path in runs]
     warnings = [
-        f"{path}: {warning}" for path, evaluation in results for warning in evaluation.warnings
+        *notes,
+        *(f"{path}: {text}" for path, evaluation in results for text in evaluation.warnings),
     ]
     if as_json:
         rows = [_as_json(path, evaluation, per_query) for path, evaluation in results]
@@ -53,19 +54,20 @@ def evaluate(
     _print(results, measures, per_query)
 
 
-def _load_qrels(spec: str) -> tuple[Qrels, int]:
+def _load_qrels(spec: str) -> tuple[Qrels, int, tuple[str, ...]]:
+    """Return judgements, the grade from which they count as relevant, and what to tell the user."""
     path = Path(spec).expanduser()
     if path.is_file():
         from ranklens.data.qrels import read_qrels
 
-        return read_qrels(path), 1
+        return read_qrels(path), 1, ()
     from ranklens.data.load import load_collection
 
     try:
         collection = load_collection(spec)
     except MissingResourceError as error:
         raise MissingResourceError(f"no qrels file {spec!r}, and {error}") from None
-    return collection.qrels, collection.relevance_level
+    return collection.qrels, collection.relevance_level, collection.notes
 
 
 def _as_json(path: Path, evaluation: Evaluation, per_query: bool) -> dict[str, Any]:
@@ -89,11 +91,16 @@ def _print(results: list[tuple[Path, Evaluation]], measures: list[str], per_quer
                 for query_id in evaluation.measures[measures[0]].per_query
             ]
             print_table(str(path), ["query", *measures], rows)
+    # A row per measure and run: runs stand under each other, and 80 columns are enough.
     rows = []
-    for path, evaluation in results:
-        cells = []
-        for name in measures:
+    for name in dict.fromkeys(measures):
+        for path, evaluation in results:
             result = evaluation.measures[name]
-            cells.append(f"{result.value:.4f} [{result.ci95[0]:.3f}, {result.ci95[1]:.3f}]")
-        rows.append([str(path), str(evaluation.queries), *cells])
-    print_table("mean over judged queries, 95% interval", ["run", "queries", *measures], rows)
+            low, high = result.ci95
+            rows.append([name, str(path), f"{result.value:.4f}", f"[{low:.3f}, {high:.3f}]"])
+    print_table(
+        f"{results[0][1].queries} judged queries, mean and 95% interval",
+        ["measure", "run", "mean", "95% CI"],
+        rows,
+        text_columns=2,
+    )

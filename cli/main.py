@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ranklens import __version__
 from ranklens.cli import demo, doctor, evaluate, models, rerank, retrieve, run
-from ranklens.data.errors import RanklensError
+from ranklens.data.errors import MissingPrerequisiteError, PartialError, RanklensError, UsageError
 
 app = typer.Typer(
     name="ranklens",
     help="Rerank documents by a language model's attention, and evaluate as trec_eval would.",
+    epilog="Example: ranklens demo",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -47,16 +50,80 @@ app.command()(doctor.doctor)
 
 
 def main() -> None:
-    """Run the program; RanklensErrors become one message and their exit code."""
-    try:
-        app()
-    except RanklensError as error:
-        if "--json" in sys.argv:
-            from ranklens.cli.output import print_json
+    """Run the program; whatever goes wrong becomes one message and an exit code."""
+    raise SystemExit(_finished(_run()))
 
-            print_json({"status": "error", "exit_code": error.exit_code, "message": str(error)})
-        sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(error.exit_code) from None
+
+# click's base of what is wrong with a call; some versions of typer carry their own click.
+_CALL_ERROR: Any = typer.BadParameter.__base__
+_INTERRUPTED = 130
+
+
+def _run() -> int:
+    try:
+        result = app(prog_name="ranklens", standalone_mode=False)
+    except RanklensError as error:
+        return _failed(error.exit_code, str(error))
+    except _CALL_ERROR as error:
+        error.show()
+        return _failed(UsageError.exit_code, error.format_message(), shown=True)
+    except (KeyboardInterrupt, typer.Abort):
+        result = _INTERRUPTED
+    except SystemExit:
+        # typer and rich end so when the reader of a pipe has gone (| head): nothing went wrong.
+        _silence()
+        return 0
+    except Exception as error:
+        if os.environ.get("RANKLENS_TRACEBACK"):
+            raise
+        return _failed(*_unforeseen(error))
+    if result == _INTERRUPTED:
+        return _failed(PartialError.exit_code, "interrupted before anything was written")
+    return result if isinstance(result, int) else 0
+
+
+def _unforeseen(error: Exception) -> tuple[int, str]:
+    """Return exit code and message for an error that no code of ours has foreseen."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return RanklensError.exit_code, f"{where}{error.strerror}"
+    what = str(error).strip().partition("\n")[0]
+    kind = type(error).__name__
+    if isinstance(error, ImportError):
+        return MissingPrerequisiteError.exit_code, f"{kind}: {what}; see `ranklens doctor`"
+    return RanklensError.exit_code, f"{kind}: {what} (RANKLENS_TRACEBACK=1 shows where)"
+
+
+def _failed(code: int, message: str, *, shown: bool = False) -> int:
+    from ranklens.cli.output import note, print_json
+
+    if "--json" in sys.argv:
+        # Where standard output is what failed, the message below is all that can be said.
+        with contextlib.suppress(OSError):
+            print_json({"status": "error", "exit_code": code, "message": message})
+    if not shown:
+        note(f"error: {message}")
+    return code
+
+
+def _finished(code: int) -> int:
+    """Write out what is buffered while errors can still be told, and return the exit code."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence()
+    except OSError as error:
+        sys.stderr.write(f"error: cannot write to standard output: {error.strerror}\n")
+        _silence()
+        return code or RanklensError.exit_code
+    return code
+
+
+def _silence() -> None:
+    """Let what is still buffered go nowhere, or the interpreter complains when it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.dup2(nowhere, sys.stderr.fileno())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,11 @@ import typer
 
 from ranklens.cli import options
 
-app = typer.Typer(no_args_is_help=True, help="List, pull and find models.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="List, pull and find models.",
+    epilog="Example: ranklens models pull smollm2-135m",
+)
 
 _NAME = Annotated[str, typer.Argument(metavar="MODEL", help="A name, a hub id or a folder.")]
 _REVISION = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")]
@@ -60,12 +64,18 @@ def pull(model: _NAME, revision: _REVISION = None, as_json: options.JsonOption =
 
 
 @app.command("path")
-def path(model: _NAME, revision: _REVISION = None) -> None:
+def path(model: _NAME, revision: _REVISION = None, as_json: options.JsonOption = False) -> None:
     """Print the folder of a model that is on this machine.
 
     Example: ranklens models path smollm2-135m
     """
-    from ranklens.cli.output import print_text
+    from ranklens.cli.output import print_json, print_text
     from ranklens.data.models import resolve
 
-    print_text(str(resolve(model, revision=revision).path))
+    found = resolve(model, revision=revision)
+    if as_json:
+        print_json(
+            {"status": "ok", "model": model, "path": str(found.path), "revision": found.revision}
+        )
+    else:
+        print_text(str(found.path))

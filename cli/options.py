@@ -8,6 +8,14 @@ from typing import Annotated
 import typer
 
 from ranklens.cli.specs import RERANKERS, RETRIEVERS
+from ranklens.data.errors import UsageError
+
+
+def _positive(param: typer.CallbackParam, value: int | None) -> int | None:
+    if value is not None and value < 1:
+        raise UsageError(f"{param.opts[0]} must be at least 1, got {value}")
+    return value
+
 
 COLLECTION_HELP = (
     "A folder (collection.toml or BEIR layout), irds:ID of ir_datasets, or sample:pydocs."
@@ -23,8 +31,14 @@ RerankerOption = Annotated[
     ),
 ]
 ProfileOption = Annotated[str, typer.Option(help="Method: a shipped profile or a JSON file.")]
-DepthOption = Annotated[int, typer.Option(help="Candidates to rerank per query.")]
-LimitOption = Annotated[int | None, typer.Option(help="Use the first QUERIES only.")]
+DepthOption = Annotated[
+    int, typer.Option(callback=_positive, help="Candidates to rerank per query.")
+]
+TopOption = Annotated[int, typer.Option("-k", callback=_positive, help="Documents per query.")]
+LimitOption = Annotated[
+    int | None,
+    typer.Option(metavar="QUERIES", callback=_positive, help="Use the first QUERIES only."),
+]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; chosen if absent.")]
 DtypeOption = Annotated[
     str | None, typer.Option(help="float32, bfloat16 or float16; chosen if absent.")

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ranklens.data.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 def note(message: str) -> None:
-    """Tell the user something on standard error."""
-    sys.stderr.write(message + "\n")
-    sys.stderr.flush()
+    """Tell the user something on standard error; work goes on when nobody reads it any more."""
+    with contextlib.suppress(BrokenPipeError):
+        sys.stderr.write(message + "\n")
+        sys.stderr.flush()
 
 
 def warn(messages: Iterable[str]) -> None:
     """Tell the user what to be careful about, one line each."""
     for message in messages:
         note(f"warning: {message}")
+
+
+def check_output(path: Path) -> None:
+    """Raise InvalidInputError, before the work, when a file cannot be written there after it."""
+    if path.is_dir():
+        raise InvalidInputError(f"cannot write {path}: it is a folder; give the name of a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInputError(f"cannot write {path}: {error.strerror}") from None
+    if not os.access(path.parent, os.W_OK):
+        raise InvalidInputError(f"cannot write {path}: its folder is read-only")
 
 
 def print_json(value: object) -> None:
@@ -44,7 +62,8 @@ def print_table(
     table = Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE)
     for position, column in enumerate(columns):
         numeric = position >= text_columns
-        table.add_column(escape(column), justify="right" if numeric else "left", no_wrap=numeric)
+        # Where it is too narrow, cells break: cut off, a number would look like another one.
+        table.add_column(escape(column), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
     _console().print(table)
@@ -54,5 +73,5 @@ def _console() -> Console:
     from rich.console import Console
 
     # Where nobody watches, a narrow default width would break rows that tools read.
-    width: Any = None if sys.stdout.isatty() else 200
+    width: Any = None if sys.stdout.isatty() else 1000
     return Console(file=sys.stdout, highlight=False, width=width)

@@ -16,7 +16,7 @@ from ranklens.data.collection import Collection
 from ranklens.data.errors import PartialError, UsageError
 from ranklens.data.records import Query
 from ranklens.data.runs import Run
-from ranklens.eval.measures import default_measures
+from ranklens.eval.measures import default_measures, evaluate
 
 RETRIEVAL_DEPTH = 1000
 
@@ -35,19 +35,31 @@ def run_pipeline(
     """Run, or resume, a pipeline in the folder ``out`` and return its metrics.
 
     ``candidates`` names a run to rerank instead of retrieving; ``limit`` takes the first
-    queries only. Raises PartialError on Ctrl-C, with what is done kept.
+    queries only; ``overwrite`` drops an earlier run, once everything that this one needs has
+    been found. Raises PartialError on Ctrl-C, with what is done kept.
     """
     if depth < 1:
         raise UsageError(f"--depth must be at least 1, got {depth}")
     if limit is not None and limit < 1:
         raise UsageError(f"--limit must be at least 1, got {limit}")
+    build_retriever(retriever)
     queries = list(collection.queries)[:limit]
     warn(collection.notes)
     if len(queries) < len(collection.queries):
         warn([f"only the first {len(queries)} of {len(collection.queries)} queries are used"])
-    with open_run_folder(out, overwrite=overwrite) as folder:
+    with open_run_folder(out) as folder:
         try:
-            return _run(folder, collection, queries, reranker, depth, retriever, candidates)
+            given = None if candidates is None else find_candidates(collection, candidates, queries)
+            manifest = {
+                "collection": {"name": collection.name, "checksums": collection.fingerprint()},
+                "queries": [query.id for query in queries],
+                "first_stage": _first_stage(retriever) if given is None else _digest(given),
+                "reranker": reranker.describe(),
+                "depth": depth,
+            }
+            if folder.begin(manifest, overwrite=overwrite):
+                note(f"resuming in {folder.path}")
+            return _run(folder, collection, queries, reranker, depth, retriever, given)
         except KeyboardInterrupt:
             done = len(folder.results())
             raise PartialError(
@@ -63,18 +75,8 @@ def _run(
     spec: RerankerSpec,
     depth: int,
     retriever: str,
-    candidates: str | None,
+    given: Run | None,
 ) -> dict[str, Any]:
-    given = None if candidates is None else find_candidates(collection, candidates)
-    manifest = {
-        "collection": {"name": collection.name, "checksums": collection.fingerprint()},
-        "queries": [query.id for query in queries],
-        "first_stage": _first_stage(retriever) if given is None else _digest(given),
-        "reranker": spec.describe(),
-        "depth": depth,
-    }
-    if folder.begin(manifest):
-        note(f"resuming in {folder.path}")
     first_stage = folder.candidates()
     if first_stage is None:
         found = given or retrieve(collection, retriever, RETRIEVAL_DEPTH, queries)
@@ -88,8 +90,12 @@ def _run(
         wanted = {query.id for query in queries}
         kept = Run({q: docs for q, docs in found.items() if q in wanted}, tag=found.tag)
         first_stage = folder.keep_candidates(kept)
+    qrels = collection.qrels.restricted_to(query.id for query in queries)
+    measures = default_measures(collection.relevance_level)
+    # Candidates that cannot be evaluated are refused before the long work, not after it.
+    evaluate(qrels, first_stage, measures[:1])
     done = folder.results()
-    todo = [query for query in queries if query.id not in done]
+    todo = [query for query in queries if query.id not in done and query.id in first_stage]
     if todo:
         _rerank(folder, collection, todo, spec, depth, first_stage)
         done = folder.results()
@@ -98,13 +104,7 @@ def _run(
          if query.id in done},
         tag="ranklens",
     )  # fmt: skip
-    metrics = pipeline_metrics(
-        collection.qrels.restricted_to(query.id for query in queries),
-        first_stage,
-        reranked,
-        depth,
-        default_measures(collection.relevance_level),
-    )
+    metrics = pipeline_metrics(qrels, first_stage, reranked, depth, measures)
     folder.finish(reranked, metrics)
     return metrics
 
@@ -117,9 +117,9 @@ def _rerank(
     depth: int,
     first_stage: Run,
 ) -> None:
-    texts = fetch_texts(collection, first_stage, depth, queries)
     note(f"loading {spec.model}")
     reranker = spec.load()
+    texts = fetch_texts(collection, first_stage, depth, queries)
     note(f"running on {reranker.engine.placement.device}: {reranker.engine.placement.reason}")
     shortened = 0
     for query, ranking in rerank(reranker, first_stage, texts, depth, queries):

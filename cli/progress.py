@@ -33,10 +33,8 @@ def progress(title: str, total: int, unit: str) -> Iterator[Callable[[int], None
         if now - last >= _LINE_EVERY_S:
             last = now
             rate = done / (now - start)
-            note(
-                f"{title}: {done} of {total} {unit}, {rate:.1f} {unit}/s, "
-                f"{(total - done) / rate:.0f} s left"
-            )
+            left = f", {(total - done) / rate:.0f} s left" if rate else ""
+            note(f"{title}: {done} of {total} {unit}, {rate:.1f} {unit}/s{left}")
 
     yield advance_line
     note(f"{title}: {done} {unit} in {time.monotonic() - start:.1f} s")

@@ -8,7 +8,6 @@ import typer
 
 from ranklens.cli import options
 from ranklens.cli.specs import DEFAULT_PROFILE, DEFAULT_RERANKER, RerankerSpec
-from ranklens.data.errors import UsageError
 
 
 def rerank(
@@ -32,9 +31,7 @@ def rerank(
 
     Example: ranklens rerank sample:pydocs bm25.run --depth 20 -o reranked.run
     """
-    if depth < 1:
-        raise UsageError(f"--depth must be at least 1, got {depth}")
-    from ranklens.cli.output import note, print_json, warn
+    from ranklens.cli.output import check_output, note, print_json, warn
     from ranklens.cli.specs import find_candidates
     from ranklens.cli.stages import fetch_texts, merged
     from ranklens.cli.stages import rerank as rerank_stage
@@ -42,13 +39,14 @@ def rerank(
     from ranklens.data.runs import Run, write_run
 
     spec = RerankerSpec.parse(reranker, profile, device, dtype)
+    check_output(output)
     loaded = load_collection(collection)
     warn(loaded.notes)
-    first = find_candidates(loaded, candidates)
+    first = find_candidates(loaded, candidates, loaded.queries)
     queries = [query for query in loaded.queries if query.id in first][:limit]
-    texts = fetch_texts(loaded, first, depth, queries)
     note(f"loading {spec.model}")
     engine = spec.load()
+    texts = fetch_texts(loaded, first, depth, queries)
     rankings = {}
     shortened = 0
     for query, ranking in rerank_stage(engine, first, texts, depth, queries):

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from ranklens.cli import options
 
 
@@ -13,7 +9,7 @@ def retrieve(
     collection: options.CollectionArgument,
     output: options.OutputOption,
     retriever: options.RetrieverOption = "bm25",
-    k: Annotated[int, typer.Option("-k", help="Documents per query.")] = 1000,
+    k: options.TopOption = 1000,
     limit: options.LimitOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
@@ -21,11 +17,14 @@ def retrieve(
 
     Example: ranklens retrieve sample:pydocs -k 100 -o bm25.run
     """
-    from ranklens.cli.output import note, print_json, warn
+    from ranklens.cli.output import check_output, note, print_json, warn
+    from ranklens.cli.specs import build_retriever
     from ranklens.cli.stages import retrieve as retrieve_stage
     from ranklens.data.load import load_collection
     from ranklens.data.runs import write_run
 
+    check_output(output)
+    build_retriever(retriever)
     loaded = load_collection(collection)
     warn(loaded.notes)
     found = retrieve_stage(loaded, retriever, k, list(loaded.queries)[:limit])

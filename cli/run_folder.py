@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +29,12 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
+_FILES = (_MANIFEST, "candidates.run", "results.jsonl", "reranked.run", "metrics.json")
+_LOCK = ".lock"
+
+
+class OtherSettingsError(InvalidInputError):
+    """The folder holds a run with other settings than the ones wanted now."""
 
 
 class RunFolder:
@@ -48,28 +53,25 @@ class RunFolder:
         """The final run file."""
         return self.path / "reranked.run"
 
-    def begin(self, manifest: Mapping[str, Any]) -> bool:
+    def begin(self, manifest: Mapping[str, Any], *, overwrite: bool = False) -> bool:
         """Write the manifest, or check it against the one of an earlier start.
 
-        Returns whether there was an earlier start. Raises InvalidInputError naming what
-        differs, so that results of two settings never mix.
+        Returns whether there was an earlier start. Raises OtherSettingsError naming what
+        differs, so that results of two settings never mix. ``overwrite`` removes an earlier
+        start's files; whatever else lies in the folder stays.
         """
         path = self.path / _MANIFEST
+        if overwrite:
+            # The manifest goes last: without it the others would count as somebody else's.
+            for name in reversed(_FILES):
+                (self.path / name).unlink(missing_ok=True)
         wanted = json.loads(json.dumps({"format": FORMAT, **manifest}))
         if not path.is_file():
-            if self._results.exists():
-                raise InvalidInputError(
-                    f"{self.path} has results but no {_MANIFEST}; give another --out"
-                )
             write_json(path, wanted)
             return False
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InvalidInputError(f"{path}: not JSON ({error}); give another --out") from None
-        differences = list(_differences(found, wanted))
+        differences = list(_differences(json.loads(path.read_text(encoding="utf-8")), wanted))
         if differences:
-            raise InvalidInputError(
+            raise OtherSettingsError(
                 f"{self.path} holds a run with other settings: {'; '.join(differences[:3])}. "
                 "Give another --out, or --overwrite to start again"
             )
@@ -131,39 +133,60 @@ class RunFolder:
 
 
 @contextmanager
-def open_run_folder(path: Path, *, overwrite: bool = False) -> Iterator[RunFolder]:
+def open_run_folder(path: Path) -> Iterator[RunFolder]:
     """Open a run folder for one process; RanklensError when another one has it.
 
-    ``overwrite`` empties a folder that holds a run; a folder that holds anything else is
-    refused with InvalidInputError, so that a wrong --out cannot destroy somebody's files.
+    Raises InvalidInputError for a folder that holds other files and no run, so that a wrong
+    ``--out`` cannot mix with somebody's files or destroy them.
     """
     from filelock import FileLock, Timeout
 
     if path.exists() and not path.is_dir():
         raise InvalidInputError(f"--out {path} is a file; give a folder")
-    if path.is_dir() and any(path.iterdir()) and not (path / _MANIFEST).is_file():
-        strangers = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
-        if strangers:
-            raise InvalidInputError(
-                f"--out {path} holds other files ({strangers[0]}); give a new or empty folder"
-            )
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidInputError(f"cannot make --out {path}: {error.strerror}") from None
-    lock = FileLock(path / ".lock")
-    try:
+        _refuse_strangers(path)
+        lock = FileLock(path / _LOCK)
         lock.acquire(timeout=0)
     except Timeout:
         raise RanklensError(f"another process is working in {path}; wait for it") from None
+    except OSError as error:
+        if isinstance(error, RanklensError):
+            raise
+        raise InvalidInputError(f"cannot use --out {path}: {error.strerror}") from None
     try:
         for entry in path.iterdir():
-            torn = entry.name.startswith(".") and entry.name.endswith(".tmp")
-            if torn or (overwrite and entry.name != ".lock"):
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            if _is_torn(entry.name):
+                entry.unlink()
         yield RunFolder(path)
     finally:
         lock.release()
+
+
+def _refuse_strangers(path: Path) -> None:
+    if _is_ours(path / _MANIFEST):
+        return
+    strangers = sorted(
+        entry.name for entry in path.iterdir() if entry.name != _LOCK and not _is_torn(entry.name)
+    )
+    if strangers:
+        raise InvalidInputError(
+            f"--out {path} holds other files ({strangers[0]}); give a new or empty folder"
+        )
+
+
+def _is_ours(manifest: Path) -> bool:
+    """Say whether a manifest is one of a run: many programs call a file manifest.json."""
+    try:
+        value = json.loads(manifest.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(value, dict) and {"format", "collection", "reranker"} <= set(value)
+
+
+def _is_torn(name: str) -> bool:
+    """Say whether a file is what a kill leaves of one of ours that was being written."""
+    return name.endswith(".tmp") and name.startswith(tuple(f".{known}." for known in _FILES))
 
 
 def _differences(found: Any, wanted: Any, at: str = "") -> Iterator[str]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ranklens.data.errors import UsageError
+from ranklens.data.errors import InvalidInputError, UsageError
 
 if TYPE_CHECKING:
     from ranklens.data.collection import Collection
+    from ranklens.data.records import Query
     from ranklens.data.runs import Run
     from ranklens.rerank.attention_reranker import AttentionReranker
     from ranklens.retrieval.bm25 import BM25Retriever
@@ -31,11 +33,14 @@ class RerankerSpec:
 
     @classmethod
     def parse(cls, text: str, profile: str, device: str | None, dtype: str | None) -> RerankerSpec:
-        """Read ``KIND:MODEL``; UsageError names the kinds."""
+        """Read ``KIND:MODEL``; UsageError names the kinds, and the profile must exist."""
+        from ranklens.rerank.profile import load_profile
+
         kind, _, model = text.partition(":")
         if kind not in RERANKERS or not model:
             forms = " or ".join(f"{known}:MODEL" for known in RERANKERS)
             raise UsageError(f"unknown reranker {text!r}; expected {forms}")
+        load_profile(profile)
         return cls(model, profile, device, dtype)
 
     def describe(self) -> dict[str, Any]:
@@ -91,11 +96,22 @@ def build_retriever(name: str) -> BM25Retriever:
     return BM25Retriever()
 
 
-def find_candidates(collection: Collection, spec: str) -> Run:
-    """Return candidates by the collection's name for them or from a run file."""
+def find_candidates(collection: Collection, spec: str, queries: Sequence[Query]) -> Run:
+    """Return candidates by the collection's name for them or from a run file.
+
+    Raises InvalidInputError when they have none for any of the queries.
+    """
     path = Path(spec).expanduser()
     if spec not in collection.candidate_files and path.is_file():
         from ranklens.data.runs import read_run
 
-        return read_run(path)
-    return collection.candidates(spec)
+        found = read_run(path)
+    else:
+        found = collection.candidates(spec)
+    if not any(query.id in found for query in queries):
+        raise InvalidInputError(
+            f"the candidates {spec!r} have none of the {len(queries)} queries of collection "
+            f"{collection.name!r} (theirs: {next(iter(found))!r}, …; wanted: {queries[0].id!r}, "
+            "…); are they of the same test set?"
+        )
+    return found

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ranklens.cli.output import note
+from ranklens.cli.output import note, warn
 from ranklens.cli.progress import progress
 from ranklens.cli.specs import build_retriever
 from ranklens.data.documents import missing_documents
+from ranklens.data.errors import InvalidInputError
 from ranklens.data.records import Document, Query, ScoredDoc
 from ranklens.data.runs import Run
 
@@ -18,12 +19,21 @@ if TYPE_CHECKING:
 
 
 def retrieve(collection: Collection, retriever: str, k: int, queries: Sequence[Query]) -> Run:
-    """Index the collection and search it."""
+    """Index the collection and search it; InvalidInputError when no query finds anything."""
     engine = build_retriever(retriever)
     note(f"indexing {collection.name}")
     engine.index(collection.documents)
     note(f"searching {len(queries)} queries, top {k}")
-    return engine.search(queries, k)
+    found = engine.search(queries, k)
+    empty = [query for query in queries if not found.get(query.id)]
+    if len(empty) == len(queries):
+        raise InvalidInputError(
+            f"no document of {collection.name!r} has a word of any query "
+            f"(first query: {queries[0].text!r})"
+        )
+    if empty:
+        warn([f"{len(empty)} queries find no document (first: {empty[0].id!r})"])
+    return found
 
 
 def fetch_texts(

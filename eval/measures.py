@@ -61,8 +61,7 @@ def evaluate(qrels: Qrels, run: Run, measures: Sequence[str]) -> Evaluation:
     """Evaluate a run under the module's policy.
 
     Raises UsageError for a measure that does not exist or cannot be computed exactly here,
-    InvalidInputError when run and qrels have no query in common or the judged queries' documents
-    none.
+    InvalidInputError when run and qrels have no query or no document in common.
     """
     provider = _provider()
     parsed = {name: _parse(name, provider) for name in measures}
@@ -149,12 +148,13 @@ def _checked(qrels: Qrels, run: Run) -> tuple[str, ...]:
             f"(the run has {next(iter(run), None)!r}, the qrels {next(iter(qrels), None)!r}, …); "
             "are they of the same test set?"
         )
-    if not any(doc.doc_id in qrels[q] for q in qrels for doc in run.get(q, ())):
+    # A poor run may find nothing judged for its queries; ids of another spelling occur nowhere.
+    judged = {doc_id for grades in qrels.values() for doc_id in grades}
+    if not any(doc.doc_id in judged for q in qrels for doc in run.get(q, ())):
         shown = next(doc.doc_id for q in qrels for doc in run.get(q, ()))
-        judged = next(doc_id for q in qrels for doc_id in qrels[q])
         raise InvalidInputError(
             f"run {run.tag!r} has no judged document for any query (the run has {shown!r}, "
-            f"the qrels {judged!r}, …); are the document ids written alike?"
+            f"the qrels {min(judged)!r}, …); are the document ids written alike?"
         )
     warnings = []
     if missing:
