@@ -104,8 +104,10 @@ def _run(
          if query.id in done},
         tag="ranklens",
     )  # fmt: skip
+    # What is evaluated is what lies in the folder: files have no ties, runs in memory may.
+    reranked = folder.keep_reranked(reranked)
     metrics = pipeline_metrics(qrels, first_stage, reranked, depth, measures)
-    folder.finish(reranked, metrics)
+    folder.keep_metrics(metrics)
     return metrics
 
 

@@ -122,9 +122,13 @@ class RunFolder:
             stream.flush()
             os.fsync(stream.fileno())
 
-    def finish(self, reranked: Run, metrics: Mapping[str, Any]) -> None:
-        """Write the final run and the metrics."""
-        write_run(reranked, self.reranked_file)
+    def keep_reranked(self, run: Run) -> Run:
+        """Write the final run and return it as whoever evaluates the file will read it."""
+        write_run(run, self.reranked_file)
+        return read_run(self.reranked_file)
+
+    def keep_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Write the metrics: the last file of a finished run."""
         write_json(self.path / "metrics.json", metrics)
 
     @property

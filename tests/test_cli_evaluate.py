@@ -1,0 +1,162 @@
+"""``retrieve``, ``rerank`` and ``evaluate``: one file's output is the next one's input."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["cli_fixtures"]
+
+Call = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def columns(run: Path) -> list[list[str]]:
+    return [line.split() for line in run.read_text().splitlines()]
+
+
+def test_the_commands_chain_through_files(
+    run_program: Call, collection: Path, decoder: str, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "runs" / "bm25.run", tmp_path / "runs" / "reranked.run"
+    done = run_program("retrieve", collection, "-o", first, "-k", 3)
+    assert done.returncode == 0, done.stderr
+    assert not done.stdout
+    rows = columns(first)
+    assert [row[3] for row in rows if row[0] == "q1"] == ["1", "2", "3"]
+    assert {tuple(row[1::4]) for row in rows} == {("Q0", "bm25")}
+
+    done = run_program(
+        "rerank", collection, first, "-o", second, "--reranker", decoder, "--depth", 2, "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"status": "ok", "run": str(second), "queries": 4}
+    after = columns(second)
+    assert len(after) == len(rows)
+    for query_id in ("q1", "q2", "q3", "q4"):
+        before_ids = [row[2] for row in rows if row[0] == query_id]
+        after_ids = [row[2] for row in after if row[0] == query_id]
+        scores = [float(row[4]) for row in after if row[0] == query_id]
+        assert set(after_ids[:2]) == set(before_ids[:2])
+        assert after_ids[2:] == before_ids[2:], "below the depth the order stays"
+        assert all(high > low for high, low in itertools.pairwise(scores))
+
+    done = run_program("evaluate", collection / "qrels.txt", first, second, "-m", "nDCG@10")
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines() if "nDCG@10" in line]
+    assert [line[1] for line in lines] == [str(first), str(second)]
+    assert "4 judged queries" in done.stdout
+
+
+def test_evaluate_as_json(call: Call, collection: Path) -> None:
+    run = collection / "all.run"
+    done = call("evaluate", collection, run, "-m", "nDCG@10", "-m", "AP(rel=2)", "--json")
+    assert done.returncode == 0
+    value = json.loads(done.stdout)
+    assert sorted(value) == ["results", "status", "warnings"]
+    assert (value["status"], value["warnings"]) == ("ok", [])
+    [result] = value["results"]
+    assert (result["run"], result["queries"]) == (str(run), 4)
+    assert list(result["measures"]) == ["nDCG@10", "AP(rel=2)"]
+    measure = result["measures"]["nDCG@10"]
+    assert sorted(measure) == ["ci95", "value"]
+    low, high = measure["ci95"]
+    assert 0 <= low <= measure["value"] <= high <= 1
+
+
+def test_evaluate_per_query(call: Call, collection: Path) -> None:
+    run = collection / "all.run"
+    done = call("evaluate", collection, run, "-m", "P@1", "--json", "--per-query")
+    measure = json.loads(done.stdout)["results"][0]["measures"]["P@1"]
+    # The candidates come in the order of their ids; d0 is relevant to q1 only.
+    assert measure["per_query"] == {"q1": 1.0, "q2": 0.0, "q3": 0.0, "q4": 0.0}
+    assert measure["value"] == 0.25
+
+    table = call("evaluate", collection, run, "-m", "P@1", "--per-query").stdout
+    assert ["q1", "1.0000"] in [line.split() for line in table.splitlines()]
+
+
+def test_evaluate_says_the_same_of_qrels_and_of_a_collection(call: Call, collection: Path) -> None:
+    of_file = call("evaluate", collection / "qrels.txt", collection / "all.run")
+    of_collection = call("evaluate", collection, collection / "all.run")
+    assert of_file.stdout == of_collection.stdout
+    assert "Judged@10" in of_file.stdout
+
+
+def test_a_collection_says_from_which_grade_on_documents_are_relevant(
+    call: Call, collection: Path
+) -> None:
+    toml = collection / "collection.toml"
+    toml.write_text("relevance_level = 2\n" + toml.read_text())
+    assert "AP(rel=2)" in call("evaluate", collection, collection / "all.run").stdout
+
+
+def test_evaluate_warns_of_what_a_run_lacks_and_of_ties(call: Call, collection: Path) -> None:
+    run = collection / "some.run"
+    run.write_text("q1 Q0 d0 1 1.0 tag\nq1 Q0 d1 2 1.0 tag\n")
+    done = call("evaluate", collection, run)
+    assert done.returncode == 0
+    assert f"warning: {run}: 3 of 4 judged queries are missing" in done.stderr
+    assert "tied scores" in done.stderr
+    warnings = json.loads(call("evaluate", collection, run, "--json").stdout)["warnings"]
+    assert len(warnings) == 2
+
+
+def test_long_tables_are_whole_where_nobody_watches(call: Call, collection: Path) -> None:
+    measures = [word for k in range(1, 40) for word in ("-m", f"nDCG@{k}")]
+    done = call("evaluate", collection, collection / "all.run", "--per-query", *measures)
+    [line] = [line.split() for line in done.stdout.splitlines() if line.split()[:1] == ["q1"]]
+    assert len(line) == 40
+    assert "…" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "named"),
+    [
+        ("q1 Q0 d0 1 1.0 tag\nq1 Q0 d1 two 0.5 tag\n", 5, "bad.run:2: the rank 'two'"),
+        ("q1 Q0 d0 1 1.0 tag\nq1 d1 0.5\n", 5, "bad.run:2: expected 6 columns"),
+        ("q1 Q0 d0 1 nan tag\n", 5, "bad.run:1: the score 'nan'"),
+        ("", 5, "the run file is empty"),
+        ("x1 Q0 d0 1 1.0 tag\n", 5, "no query in common"),
+        ("q1 Q0 elsewhere 1 1.0 tag\n", 5, "no judged document"),
+    ],
+)
+def test_a_run_that_cannot_be_evaluated(
+    call: Call, collection: Path, content: str, code: int, named: str
+) -> None:
+    run = collection / "bad.run"
+    run.write_text(content)
+    done = call("evaluate", collection, run)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert named in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "named"),
+    [
+        (["all.run", "-m", "nDGC@10"], 2, "unknown measure 'nDGC@10'"),
+        (["missing.run"], 4, "no such file: missing.run"),
+    ],
+)
+def test_a_measure_or_run_that_does_not_exist(
+    call: Call, collection: Path, arguments: list[str], code: int, named: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(collection)
+    done = call(
+        "evaluate", "qrels.txt", *[a.replace("all.run", str(collection / a)) for a in arguments]
+    )
+    assert done.returncode == code
+    assert named in done.stderr
+
+
+def test_qrels_with_a_bad_line_name_it(call: Call, collection: Path) -> None:
+    qrels = collection / "qrels.txt"
+    qrels.write_text(qrels.read_text() + "q1 0 d5 good\n")
+    done = call("evaluate", qrels, collection / "all.run")
+    assert done.returncode == 5
+    assert "qrels.txt:13: the grade 'good'" in done.stderr
