@@ -3,18 +3,20 @@
     python benchmarks/attention.py COLLECTION --candidates NAME [--output FILE]
 
 For every dtype and number of documents each contender runs in a process of its own, in turn,
-on the same token ids with the same weights: one untimed pass, then ``--repeat`` timed ones.
+on the same token ids with the same weights: one untimed query, then ``--repeat`` timed passes.
 Contenders:
 
-    eager   the whole prompt twice (query, N/A), all layers' attention kept: the oracle
-    cached  the shared part once into a KV cache, then both tails over it, attention of the
-            tails only: what the published ICR code does
+    eager   the whole prompt twice (query, N/A) through the causal LM with output_attentions:
+            the oracle of the tests
+    cached  the shared part once into a KV cache, then both tails over it, output_attentions
+            for the tails only: the order of work of the published ICR code
     engine  ranklens
 
-Time is the median of the passes. Memory is the peak of the process's resident set, and the
-part of that peak which ranking adds to the loaded model. Nothing is reported when scores
-disagree: in float32 token scores differ by more than 1e-5 from eager's, or the ranking
-differs; in bfloat16 document scores lie further from eager float32 than twice eager bfloat16's.
+A pass takes the first ``--queries`` queries; its time is the median over the passes. Memory
+is the peak of the process's resident set, and the part of that peak which ranking adds to the
+loaded model. Nothing is reported when scores disagree: in float32 token scores differ by more
+than 1e-5 from eager's, or the ranking differs; in bfloat16 document scores lie further from
+eager float32 than twice eager bfloat16's.
 """
 
 from __future__ import annotations
@@ -29,7 +31,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from ranklens.rerank.prompt import PromptLayout
 
 CONTENDERS = ("eager", "cached", "engine")
 DTYPES = ("float32", "bfloat16")
@@ -101,7 +108,7 @@ def _agree(name: str, dtype: str, row: Measured, eager: Measured, fp32: Measured
 def _run(arguments: argparse.Namespace, name: str, dtype: str, documents: int) -> Measured:
     command = [
         sys.executable, __file__, arguments.collection, "--candidates", arguments.candidates,
-        "--model", arguments.model, "--query", str(arguments.query), "--repeat",
+        "--model", arguments.model, "--queries", str(arguments.queries), "--repeat",
         str(arguments.repeat), "--documents", str(documents), "--worker", name, "--dtype", dtype,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -112,7 +119,6 @@ def _run(arguments: argparse.Namespace, name: str, dtype: str, documents: int) -
 
 
 def worker(arguments: argparse.Namespace) -> Measured:
-    import torch
 
     from ranklens.data.load import load_collection
     from ranklens.data.models import pull
@@ -120,79 +126,85 @@ def worker(arguments: argparse.Namespace) -> Measured:
     from ranklens.rerank.scores import pool
 
     collection = load_collection(arguments.collection)
-    query = collection.queries[arguments.query]
-    wanted = [
-        doc.doc_id
-        for doc in collection.candidates(arguments.candidates)[query.id][: arguments.documents[0]]
-    ]
-    texts = collection.documents.get_many(wanted)
+    candidates = collection.candidates(arguments.candidates)
+    wanted = {
+        query: [doc.doc_id for doc in candidates[query.id][: arguments.documents[0]]]
+        for query in collection.queries[: arguments.queries]
+    }
+    texts = collection.documents.get_many({doc_id for ids in wanted.values() for doc_id in ids})
     path = pull(arguments.model)
     reranker = AttentionReranker.from_pretrained(path, device="cpu", dtype=arguments.dtype)
-    layout = reranker.layout(query.text, [texts[doc_id] for doc_id in wanted])
-    contender: Callable[[], torch.Tensor]
+    layouts = [
+        reranker.layout(query.text, [texts[doc_id] for doc_id in ids])
+        for query, ids in wanted.items()
+    ]
+    contender: Callable[[PromptLayout], torch.Tensor]
     if arguments.worker == "engine":
-        contender = lambda: reranker.read(layout).total()  # noqa: E731
+        contender = lambda layout: reranker.read(layout).total()  # noqa: E731
     else:
-        contender = _eager(path, arguments.dtype, layout, cached=arguments.worker == "cached")
+        contender = _eager(path, arguments.dtype, cached=arguments.worker == "cached")
         reranker.engine.model = None
-    contender()
+    contender(layouts[0])
     _reset_peak()
     before = _memory("VmRSS")
     seconds = []
     for _ in range(arguments.repeat):
         start = time.perf_counter()
-        totals = contender()
+        totals = [contender(layout) for layout in layouts]
         seconds.append(time.perf_counter() - start)
     peak = _memory("VmHWM")
-    tokens = totals[0] - totals[1]
-    scores = pool(tokens, layout.spans, reranker.profile.pooling)
-    return {
+    result: Measured = {
         "seconds": statistics.median(seconds),
         "fastest": min(seconds),
         "slowest": max(seconds),
         "peak": peak,
         "added": max(peak - before, 1),
-        "tokens": layout.length,
-        "scores": scores,
-        "ranking": sorted(range(len(scores)), key=lambda i: -scores[i]),
-        "tokens_scored": [
-            float(value) for start, end in layout.spans for value in tokens[start:end]
-        ],
+        "tokens": sum(layout.length for layout in layouts) // len(layouts),
+        "scores": [],
+        "ranking": [],
+        "tokens_scored": [],
     }
+    for layout, total in zip(layouts, totals, strict=True):
+        tokens = total[0] - total[1]
+        scores = pool(tokens, layout.spans, reranker.profile.pooling)
+        result["scores"] += scores
+        result["ranking"].append(sorted(range(len(scores)), key=lambda i: -scores[i]))
+        for start_token, end in layout.spans:
+            result["tokens_scored"] += tokens[start_token:end].tolist()
+    return result
 
 
-def _eager(path: Path, dtype: str, layout: Any, *, cached: bool) -> Callable[[], Any]:
+def _eager(path: Path, dtype: str, *, cached: bool) -> Callable[[PromptLayout], torch.Tensor]:
     import torch
-    from transformers import AutoModel, DynamicCache
+    from transformers import AutoModelForCausalLM, DynamicCache
 
-    model = AutoModel.from_pretrained(
+    model = AutoModelForCausalLM.from_pretrained(
         path, attn_implementation="eager", dtype=getattr(torch, dtype)
     ).eval()
-    shared = len(layout.shared)
 
-    def total(attentions: Any, first_row: int) -> torch.Tensor:
+    def total(attentions: Any, first_row: int, shared: int) -> torch.Tensor:
         masses = [a[0, :, first_row:, :shared].float().mean(1).sum(0) for a in attentions]
         return torch.stack(masses).double().sum(0)
 
     @torch.inference_mode()
-    def two_passes() -> torch.Tensor:
+    def two_passes(layout: PromptLayout) -> torch.Tensor:
         rows = []
         for tail in layout.tails:
             ids = torch.tensor([layout.shared + tail])
             out = model(input_ids=ids, output_attentions=True, use_cache=False)
-            rows.append(total(out.attentions, shared))
+            rows.append(total(out.attentions, len(layout.shared), len(layout.shared)))
             del out
         return torch.stack(rows)
 
     @torch.inference_mode()
-    def over_a_cache() -> torch.Tensor:
+    def over_a_cache(layout: PromptLayout) -> torch.Tensor:
         cache = DynamicCache(config=model.config)
         model(input_ids=torch.tensor([layout.shared]), past_key_values=cache, use_cache=True)
         rows = []
         for tail in layout.tails:
             ids = torch.tensor([tail])
             out = model(input_ids=ids, past_key_values=cache, output_attentions=True)
-            rows.append(total(out.attentions, 0))
+            rows.append(total(out.attentions, 0, len(layout.shared)))
             cache.crop(-len(tail))
         return torch.stack(rows)
 
@@ -225,7 +237,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("collection")
     parser.add_argument("--candidates", required=True)
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--query", type=int, default=0, help="position of the query")
+    parser.add_argument("--queries", type=int, default=3)
     parser.add_argument("--documents", type=int, nargs="+", default=[5, 10, 20])
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--output")

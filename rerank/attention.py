@@ -31,12 +31,20 @@ class AttentionRun:
     Parameters: the number of shared tokens and the length of each tail. ``mass`` maps a layer
     to a float32 tensor [tails, shared]. With ``trace`` the run also looks where NaN or Inf
     comes from: ``fault`` is then the first layer and token with a key that is not finite.
+    After ``last_layer`` is read, ReadingDone ends the pass.
     """
 
     def __init__(
-        self, shared: int, tails: Sequence[int], device: torch.device, *, trace: bool = False
+        self,
+        shared: int,
+        tails: Sequence[int],
+        device: torch.device,
+        *,
+        last_layer: int | None = None,
+        trace: bool = False,
     ) -> None:
         self.shared = shared
+        self.last_layer = last_layer
         self.trace = trace
         self.fault: tuple[int, int] | None = None
         self.mass: dict[int, torch.Tensor] = {}
@@ -51,6 +59,10 @@ class AttentionRun:
         self.row_weights = torch.stack([(branch == t) / n for t, n in enumerate(tails)]).to(
             device, torch.float32
         )  # [tails, rows]
+
+
+class ReadingDone(Exception):  # noqa: N818
+    """Ends a forward pass whose last attention is read: what would follow has no reader."""
 
 
 def register() -> None:
@@ -95,6 +107,18 @@ def branch_attention(
         if not bool(finite.all()):
             run.fault = (module.layer_idx, int((~finite).nonzero()[0]))
 
+    # Tail rows of the heads that share a key head are one matrix, so keys are never repeated.
+    rows = length - shared
+    q = (query[0, :, shared:].float() * scale).reshape(key_heads, -1, size)
+    logits = q @ key[0].float().transpose(1, 2)  # [key heads, group × rows, P]
+    logits.view(heads, rows, length)[:, :, shared:] += run.tail_bias
+    weights = torch.softmax(logits, dim=-1)
+    # Mean over a tail's rows and sum over heads are one matrix product.
+    averaging = run.row_weights.repeat(1, heads)  # [tails, heads × rows]
+    run.mass[module.layer_idx] = averaging @ weights.view(heads * rows, length)[:, :shared]
+    if module.layer_idx == run.last_layer:
+        raise ReadingDone
+
     output = query.new_empty(1, length, heads, size)
     body = F.scaled_dot_product_attention(
         query[:, :, :shared],
@@ -105,18 +129,8 @@ def branch_attention(
         enable_gqa=heads != key_heads,
     )
     output[:, :shared] = body.transpose(1, 2)
-
-    # Tail rows of the heads that share a key head are one matrix, so keys are never repeated.
-    rows = length - shared
-    q = (query[0, :, shared:].float() * scale).reshape(key_heads, -1, size)
-    k, v = key[0].float(), value[0].float()
-    logits = q @ k.transpose(1, 2)  # [key heads, group × rows, P]
-    logits.view(heads, rows, length)[:, :, shared:] += run.tail_bias
-    weights = torch.softmax(logits, dim=-1)
-    # Mean over a tail's rows and sum over heads are one matrix product.
-    averaging = run.row_weights.repeat(1, heads)  # [tails, heads × rows]
-    run.mass[module.layer_idx] = averaging @ weights.view(heads * rows, length)[:, :shared]
-    output[0, shared:] = (weights @ v).view(heads, rows, size).transpose(0, 1).to(output.dtype)
+    tails = (weights @ value[0].float()).view(heads, rows, size)
+    output[0, shared:] = tails.transpose(0, 1).to(output.dtype)
     return output, None
 
 

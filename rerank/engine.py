@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,6 +72,7 @@ class AttentionEngine:
         """
         require("llm", "torch", "transformers", "safetensors")
         import torch
+        from safetensors import SafetensorError
         from transformers import AutoModel, AutoTokenizer
 
         from ranklens.data.quiet import quiet_transformers
@@ -85,7 +87,8 @@ class AttentionEngine:
                     dtype=getattr(torch, placement.dtype),
                     output_loading_info=True,
                 )
-            except (OSError, ValueError, KeyError) as error:
+            # A truncated weight file is a SafetensorError, weights of another size a RuntimeError.
+            except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
                 raise InvalidInputError(
                     f"cannot load the model in {path}: {_line(error)}"
                 ) from error
@@ -138,18 +141,25 @@ class AttentionEngine:
     ) -> AttentionRun:
         import torch
 
-        from ranklens.rerank.attention import AttentionRun
+        from ranklens.rerank.attention import AttentionRun, ReadingDone
 
         ids = torch.tensor([[*shared, *(token for tail in tails for token in tail)]])
         with self._lock, torch.inference_mode():
             device = self.model.device
-            run = AttentionRun(len(shared), [len(tail) for tail in tails], device, trace=trace)
-            self.model(
-                input_ids=ids.to(device),
-                position_ids=run.position_ids,
-                use_cache=False,
-                attention_run=run,
+            run = AttentionRun(
+                len(shared),
+                [len(tail) for tail in tails],
+                device,
+                last_layer=self.model.config.num_hidden_layers - 1,
+                trace=trace,
             )
+            with contextlib.suppress(ReadingDone):
+                self.model(
+                    input_ids=ids.to(device),
+                    position_ids=run.position_ids,
+                    use_cache=False,
+                    attention_run=run,
+                )
             return run
 
     def _fault(

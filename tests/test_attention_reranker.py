@@ -196,6 +196,14 @@ def test_missing_weights_are_not_made_up(tiny_model: MakeModel) -> None:
         AttentionReranker.from_pretrained(folder)
 
 
+def test_damaged_weights_name_the_folder(tiny_model: MakeModel) -> None:
+    folder = tiny_model()
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(InvalidInputError, match=f"cannot load the model in {folder}"):
+        AttentionReranker.from_pretrained(folder)
+
+
 def test_nan_names_layer_and_document(reranker: AttentionReranker) -> None:
     embeddings = reranker.engine.model.get_input_embeddings()
     documents = [Document("a", "aaa"), Document("b", "bbb ~ bbb"), Document("c", "ccc")]

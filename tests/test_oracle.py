@@ -215,4 +215,3 @@ def test_smollm2_on_trec_dl_2019_passages(shared_collection: Callable[[str], Pat
     with gzip.open(folder / "passages.jsonl.gz", "rt", encoding="utf-8") as stream:
         texts = {r["id"]: r["text"] for r in map(json.loads, stream) if r["id"] in set(wanted)}
     check(smollm2(), "chatml", [texts[doc_id] for doc_id in wanted], query)
-
