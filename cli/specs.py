@@ -59,9 +59,11 @@ class RerankerSpec:
 
         profile = load_profile(self.profile)
         placement = choose_placement(self.device, self.dtype)
-        pull_model(self.model)
+        path = pull_model(self.model)
         return {
             "kind": "attention",
+            # Where a folder lies is the machine's business, not the result's.
+            "model": path.name if Path(self.model).expanduser().is_dir() else self.model,
             "revision": resolve(self.model).revision,
             "profile": profile.to_dict(),
             "device": placement.device,
