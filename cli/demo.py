@@ -16,7 +16,7 @@ def demo(as_json: options.JsonOption = False) -> None:
 
     Example: ranklens demo
     """
-    from ranklens.cli.output import note, print_json
+    from ranklens.cli.output import note, print_json, warn
     from ranklens.cli.pipeline import run_pipeline
     from ranklens.cli.report import print_metrics
     from ranklens.cli.run_folder import OtherSettingsError
@@ -34,6 +34,7 @@ def demo(as_json: options.JsonOption = False) -> None:
     if as_json:
         print_json({"status": "ok", "collection": collection.name, **metrics})
         return
+    warn(metrics["warnings"])
     print_metrics(metrics, collection.name)
     note(f"written to {out}")
     note(f"the same by hand: ranklens run sample:pydocs --depth {DEPTH} --out runs/pydocs")

@@ -78,7 +78,7 @@ def _run() -> int:
             raise
         return _failed(*_unforeseen(error))
     if result == _INTERRUPTED:
-        return _failed(PartialError.exit_code, "interrupted before anything was written")
+        return _failed(PartialError.exit_code, "interrupted")
     return result if isinstance(result, int) else 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ranklens.cli.output import note, warn
 from ranklens.cli.report import pipeline_metrics
@@ -17,6 +17,9 @@ from ranklens.data.errors import PartialError, UsageError
 from ranklens.data.records import Query
 from ranklens.data.runs import Run
 from ranklens.eval.measures import default_measures, evaluate
+
+if TYPE_CHECKING:
+    from ranklens.rerank.attention_reranker import AttentionReranker
 
 RETRIEVAL_DEPTH = 1000
 
@@ -35,8 +38,8 @@ def run_pipeline(
     """Run, or resume, a pipeline in the folder ``out`` and return its metrics.
 
     ``candidates`` names a run to rerank instead of retrieving; ``limit`` takes the first
-    queries only; ``overwrite`` drops an earlier run, once everything that this one needs has
-    been found. Raises PartialError on Ctrl-C, with what is done kept.
+    queries only; ``overwrite`` drops an earlier run, once settings, candidates and model of this
+    one are found to work. Raises PartialError on Ctrl-C, with what is done kept.
     """
     if depth < 1:
         raise UsageError(f"--depth must be at least 1, got {depth}")
@@ -57,9 +60,12 @@ def run_pipeline(
                 "reranker": reranker.describe(),
                 "depth": depth,
             }
+            # A model that does not load is refused before an earlier run is dropped for it.
+            loaded = _load(reranker) if overwrite else None
             if folder.begin(manifest, overwrite=overwrite):
                 note(f"resuming in {folder.path}")
-            return _run(folder, collection, queries, reranker, depth, retriever, given)
+            first_stage = _candidates(folder, collection, queries, retriever, given)
+            return _finish(folder, collection, queries, reranker, loaded, depth, first_stage)
         except KeyboardInterrupt:
             done = len(folder.results())
             raise PartialError(
@@ -68,28 +74,49 @@ def run_pipeline(
             ) from None
 
 
-def _run(
+def _load(spec: RerankerSpec) -> AttentionReranker:
+    note(f"loading {spec.model}")
+    reranker = spec.load()
+    placement = reranker.engine.placement
+    note(f"running on {placement.device}: {placement.reason}")
+    return reranker
+
+
+def _candidates(
+    folder: RunFolder,
+    collection: Collection,
+    queries: Sequence[Query],
+    retriever: str,
+    given: Run | None,
+) -> Run:
+    """Return the first stage's run: the folder's, else the given one, else a retrieval."""
+    kept = folder.candidates()
+    if kept is not None:
+        return kept
+    found = given or retrieve(collection, retriever, RETRIEVAL_DEPTH, queries)
+    if given is not None and given.tied_queries:
+        warn(
+            [
+                f"{len(given.tied_queries)} queries of the candidates have tied scores; "
+                "they are taken in the order of the rank column, then document id"
+            ]
+        )
+    wanted = {query.id for query in queries}
+    return folder.keep_candidates(
+        Run({q: docs for q, docs in found.items() if q in wanted}, tag=found.tag)
+    )
+
+
+def _finish(
     folder: RunFolder,
     collection: Collection,
     queries: Sequence[Query],
     spec: RerankerSpec,
+    loaded: AttentionReranker | None,
     depth: int,
-    retriever: str,
-    given: Run | None,
+    first_stage: Run,
 ) -> dict[str, Any]:
-    first_stage = folder.candidates()
-    if first_stage is None:
-        found = given or retrieve(collection, retriever, RETRIEVAL_DEPTH, queries)
-        if given is not None and given.tied_queries:
-            warn(
-                [
-                    f"{len(given.tied_queries)} queries of the candidates have tied scores; "
-                    "they are taken in the order of the rank column, then document id"
-                ]
-            )
-        wanted = {query.id for query in queries}
-        kept = Run({q: docs for q, docs in found.items() if q in wanted}, tag=found.tag)
-        first_stage = folder.keep_candidates(kept)
+    """Rerank what is not reranked yet, then evaluate."""
     qrels = collection.qrels.restricted_to(query.id for query in queries)
     measures = default_measures(collection.relevance_level)
     # Candidates that cannot be evaluated are refused before the long work, not after it.
@@ -97,15 +124,15 @@ def _run(
     done = folder.results()
     todo = [query for query in queries if query.id not in done and query.id in first_stage]
     if todo:
-        _rerank(folder, collection, todo, spec, depth, first_stage)
+        _rerank(folder, collection, todo, loaded or _load(spec), depth, first_stage)
         done = folder.results()
-    reranked = Run(
-        {query.id: merged(done[query.id], first_stage.get(query.id, ())) for query in queries
-         if query.id in done},
-        tag="ranklens",
-    )  # fmt: skip
+    rankings = {
+        query.id: merged(done[query.id], first_stage.get(query.id, ()))
+        for query in queries
+        if query.id in done
+    }
     # What is evaluated is what lies in the folder: files have no ties, runs in memory may.
-    reranked = folder.keep_reranked(reranked)
+    reranked = folder.keep_reranked(Run(rankings))
     metrics = pipeline_metrics(qrels, first_stage, reranked, depth, measures)
     folder.keep_metrics(metrics)
     return metrics
@@ -115,14 +142,11 @@ def _rerank(
     folder: RunFolder,
     collection: Collection,
     queries: Sequence[Query],
-    spec: RerankerSpec,
+    reranker: AttentionReranker,
     depth: int,
     first_stage: Run,
 ) -> None:
-    note(f"loading {spec.model}")
-    reranker = spec.load()
     texts = fetch_texts(collection, first_stage, depth, queries)
-    note(f"running on {reranker.engine.placement.device}: {reranker.engine.placement.reason}")
     shortened = 0
     for query, ranking in rerank(reranker, first_stage, texts, depth, queries):
         if ranking is not None:

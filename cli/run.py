@@ -37,7 +37,7 @@ def run(
     """
     if retriever is not None and candidates is not None:
         raise UsageError("--retriever and --candidates exclude each other; give one")
-    from ranklens.cli.output import note, print_json
+    from ranklens.cli.output import note, print_json, warn
     from ranklens.cli.pipeline import run_pipeline
     from ranklens.cli.report import print_metrics
     from ranklens.data.load import load_collection
@@ -57,5 +57,6 @@ def run(
     if as_json:
         print_json({"status": "ok", "collection": loaded.name, **metrics})
     else:
+        warn(metrics["warnings"])
         print_metrics(metrics, loaded.name)
         note(f"written to {out}")

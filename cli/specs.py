@@ -20,6 +20,8 @@ RETRIEVERS = ("bm25",)
 RERANKERS = ("attention",)
 DEFAULT_RERANKER = "attention:smollm2-135m"
 DEFAULT_PROFILE = "icr"
+# What a score can depend on, besides the model and the profile.
+_VERSIONS = ("ranklens", "tokenizers", "torch", "transformers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class RerankerSpec:
             "profile": profile.to_dict(),
             "device": placement.device,
             "dtype": placement.dtype,
-            "versions": {name: version(name) for name in ("ranklens", "torch", "transformers")},
+            "versions": {name: version(name) for name in _VERSIONS},
         }
 
     def load(self) -> AttentionReranker:

@@ -82,7 +82,7 @@ def branch_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: None,
+    attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -97,7 +97,7 @@ def branch_attention(
     run = attention_run
     if run is None:
         raise InvalidInputError("a model on ranklens attention runs through AttentionEngine only")
-    _refuse_unreadable(module, run, sliding_window, options)
+    _refuse_unreadable(module, run, attention_mask, sliding_window, options)
     _, heads, length, size = query.shape
     key_heads = key.shape[1]
     scale = size**-0.5 if scaling is None else scaling
@@ -118,7 +118,12 @@ def branch_attention(
     run.mass[module.layer_idx] = averaging @ weights.view(heads * rows, length)[:, :shared]
     if module.layer_idx == run.last_layer:
         raise ReadingDone
+    tails = (weights @ value[0].float()).view(heads, rows, size)
 
+    if query.is_cuda and heads != key_heads:
+        # CUDA's memory-efficient kernel takes no groups, and what would stand in for it in fp32
+        # stores heads × P × P.
+        key, value = (x.repeat_interleave(heads // key_heads, 1) for x in (key, value))
     output = query.new_empty(1, length, heads, size)
     body = F.scaled_dot_product_attention(
         query[:, :, :shared],
@@ -126,20 +131,25 @@ def branch_attention(
         value[:, :, :shared],
         is_causal=True,
         scale=scale,
-        enable_gqa=heads != key_heads,
+        enable_gqa=heads != key.shape[1],
     )
     output[:, :shared] = body.transpose(1, 2)
-    tails = (weights @ value[0].float()).view(heads, rows, size)
     output[0, shared:] = tails.transpose(0, 1).to(output.dtype)
     return output, None
 
 
 def _refuse_unreadable(
-    module: Any, run: AttentionRun, sliding_window: int | None, options: dict[str, Any]
+    module: Any,
+    run: AttentionRun,
+    attention_mask: torch.Tensor | None,
+    sliding_window: int | None,
+    options: dict[str, Any],
 ) -> None:
     name = type(module).__name__
     if not getattr(module, "is_causal", True):
         raise InvalidInputError(f"{name} is not causal: an attention reranker needs a decoder")
+    if attention_mask is not None:
+        raise InvalidInputError(f"{name} makes a mask of its own, which this engine does not apply")
     if sliding_window is not None and run.longest > sliding_window:
         raise InvalidInputError(
             f"the prompt of {run.longest} tokens exceeds the sliding attention window of "

@@ -113,6 +113,9 @@ class AttentionEngine:
         if sliding is not None and "sliding_attention" in layer_types:
             # Within the window a sliding layer is a full one; beyond it it would not be read.
             limits.append(sliding)
+        chunk: int | None = getattr(config, "attention_chunk_size", None)
+        if chunk is not None:
+            limits.append(chunk)
         return min(limits)
 
     def read(self, layout: PromptLayout) -> TokenSignal:
@@ -184,7 +187,13 @@ class AttentionEngine:
         Branches share one forward pass, so a single recurrent or convolutional layer would let
         tails see each other; and a model that never calls the function gives no signal.
         """
+        import torch
+
         config = self.model.config
+        # Some hybrids run a convolution beside the attention of every layer.
+        convolutions = (m for m in self.model.modules() if isinstance(m, torch.nn.Conv1d))
+        if any(m.kernel_size[0] > 1 for m in convolutions):
+            raise InvalidInputError(_unusable(config, "it has convolutional or recurrent layers"))
         try:
             found = len(self._forward([0, 1, 2], [[1, 2], [2]]).mass)
         except InvalidInputError:

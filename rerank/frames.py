@@ -20,7 +20,7 @@ class Frame:
 
 # ICR's strings for Llama 3 and Mistral (arXiv 2410.02642, template `instruct`: no newline after
 # the header tokens, a blank before the blank line on Llama), QRHead's for ChatML (Qwen2.5).
-# A frame is recognised by a token that only its family has in the vocabulary.
+# A frame is recognised by a mark in the model's chat template.
 _KNOWN = (
     (
         "<|start_header_id|>",
@@ -44,20 +44,33 @@ _SENTINEL = "\x00ranklens\x00"
 def frame_of(tokenizer: Any) -> Frame:
     """Return the frame of a tokenizer's model family.
 
-    A family of the table by its control token (Mistral's early tokenizers spell ``[INST]`` as
-    text, which their chat template shows); else the tokenizer's own chat template; else, for a
-    base model, no frame. Raises InvalidInputError for a template that cannot hold a user turn.
+    A family of the table by its chat template, or without a template by its control token;
+    else the tokenizer's own chat template; else, for a base model, no frame. Raises
+    InvalidInputError for a template that cannot hold a user turn or changes from day to day.
     """
-    vocabulary = tokenizer.get_added_vocab()
-    template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
-    for token, frame in _KNOWN:
-        if token in vocabulary or token in template:
-            return frame
-    if not template:
-        return _PLAIN
-    rendered = tokenizer.apply_chat_template(
-        [{"role": "user", "content": _SENTINEL}], tokenize=False, add_generation_prompt=True
-    )
+    from jinja2 import TemplateError
+
+    try:
+        template = tokenizer.get_chat_template() if tokenizer.chat_template else ""
+        # Phi's template begins like ChatML and goes on differently.
+        if "<|im_sep|>" not in template:
+            for token, frame in _KNOWN:
+                if token in (template or tokenizer.get_added_vocab()):
+                    return frame
+        if not template:
+            return _PLAIN
+        if "strftime_now" in template:
+            raise InvalidInputError(
+                "the model's chat template writes today's date into the prompt, so rankings "
+                "would change from day to day; use a model with another template"
+            )
+        rendered = tokenizer.apply_chat_template(
+            [{"role": "user", "content": _SENTINEL}], tokenize=False, add_generation_prompt=True
+        )
+    except (TemplateError, TypeError, ValueError) as error:
+        if isinstance(error, InvalidInputError):
+            raise
+        raise InvalidInputError(f"the model's chat template does not work: {error}") from error
     prefix, sentinel, suffix = rendered.partition(_SENTINEL)
     if not sentinel:
         raise InvalidInputError(

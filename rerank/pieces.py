@@ -15,6 +15,8 @@ from ranklens.data.errors import InvalidInputError
 
 # Added tokens that families do not flag as special, yet act as control (<think>, [TOOL_CALLS]).
 _BRACKETED = re.compile(r"[<\[].*[>\]]", re.DOTALL)
+# A private-use character: no vocabulary merges it with what follows.
+_LEAD = "\ue000"
 
 
 class PieceTokenizer:
@@ -31,33 +33,41 @@ class PieceTokenizer:
                 f"{type(tokenizer).__name__} has no `tokenizers` backend (tokenizer.json); "
                 "convert the model's tokenizer to the fast format"
             )
-        self._trusted = _without_processing(backend, drop_control=False)
-        self._text = _without_processing(backend, drop_control=True)
-        self.control_ids = frozenset(
-            token_id
+        self._trusted = _copy(backend, control_is_text=False)
+        self._text = _copy(backend, control_is_text=True)
+        # The unknown token is no control: it stands for what the vocabulary lacks.
+        self._control = {
+            token_id: token.content
             for token_id, token in tokenizer.added_tokens_decoder.items()
-            if token.special or _BRACKETED.fullmatch(token.content)
-        )
+            if token_id != tokenizer.unk_token_id
+            and (token.special or _BRACKETED.fullmatch(token.content))
+        }
         bos = tokenizer.bos_token_id
         adds_bos = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
         self.bos: tuple[int, ...] = (bos,) if adds_bos else ()
         # SentencePiece-style tokenizers put a blank before whatever they are given. A piece in
-        # the middle of a prompt must not get one; a line break before it absorbs the blank.
-        lead = self._text.encode("\n", add_special_tokens=False).ids
+        # the middle of a prompt must not get one; a character before it absorbs the blank.
+        lead = self._text.encode(_LEAD, add_special_tokens=False).ids
         alone = self._text.encode("a", add_special_tokens=False).ids
-        after = self._text.encode("\na", add_special_tokens=False).ids
+        after = self._text.encode(_LEAD + "a", add_special_tokens=False).ids
         self._lead = lead if after[: len(lead)] == lead and after[len(lead) :] != alone else []
 
-    def trusted(self, text: str, following: str = "") -> list[int]:
+    @property
+    def control_tokens(self) -> frozenset[str]:
+        """The tokens that trusted pieces may hold and texts cannot."""
+        return frozenset(self._control.values())
+
+    def trusted(self, text: str, following: str = "", *, first: bool = False) -> list[int]:
         """Return the ids of prompt text of ours, control tokens recognised.
 
         ``following`` is how the next piece begins: some tokenizers split white space by what
         comes after it (GPT-2's pattern reads a blank line before a word as two line breaks).
+        ``first`` marks the beginning of the prompt, where a tokenizer may put its blank.
         """
-        ids = self._encode(self._trusted, text)
+        ids = self._encode(self._trusted, text, first)
         if not following:
             return ids
-        whole = self._encode(self._trusted, text + following)
+        whole = self._encode(self._trusted, text + following, first)
         after = self._encode(self._trusted, following)
         return whole[: -len(after)] if whole[-len(after) :] == after else ids
 
@@ -66,35 +76,35 @@ class PieceTokenizer:
 
         Lone surrogates, which no tokenizer takes, become U+FFFD.
         """
-        ids = self._encode(
-            self._text, text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        )
-        if not self.control_ids.isdisjoint(ids):
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        ids = self._encode(self._text, text)
+        if not self._control.keys().isdisjoint(ids):
             # A tokenizer whose model vocabulary itself spells a control token. Losing the
             # token is safe; letting it through would hand the document the user's turn.
-            ids = [token_id for token_id in ids if token_id not in self.control_ids]
+            ids = [token_id for token_id in ids if token_id not in self._control]
         return ids
 
-    def _encode(self, backend: Any, text: str) -> list[int]:
+    def _encode(self, backend: Any, text: str, first: bool = False) -> list[int]:
         if not text:
             return []
-        if not self._lead:
+        if first or not self._lead:
             ids: list[int] = backend.encode(text, add_special_tokens=False).ids
             return ids
-        ids = backend.encode("\n" + text, add_special_tokens=False).ids
+        ids = backend.encode(_LEAD + text, add_special_tokens=False).ids
         return ids[len(self._lead) :]
 
 
-def _without_processing(backend: Any, *, drop_control: bool) -> Any:
-    """Return a copy of a backend tokenizer without padding, truncation and post-processing."""
+def _copy(backend: Any, *, control_is_text: bool) -> Any:
+    """Return a copy of a backend tokenizer without padding, truncation and post-processing.
+
+    Control tokens are not removed to become text: those that stay would get other ids.
+    """
     from tokenizers import Tokenizer
 
     state = json.loads(backend.to_str())
     state["truncation"] = state["padding"] = state["post_processor"] = None
-    if drop_control:
-        state["added_tokens"] = [
-            token
-            for token in state["added_tokens"]
-            if not token["special"] and not _BRACKETED.fullmatch(token["content"])
-        ]
-    return Tokenizer.from_str(json.dumps(state))
+    for token in state["added_tokens"]:
+        token["special"] = token["special"] or bool(_BRACKETED.fullmatch(token["content"]))
+    copy = Tokenizer.from_str(json.dumps(state))
+    copy.encode_special_tokens = control_is_text
+    return copy

@@ -3,6 +3,10 @@
     {prefix} Here are some paragraphs:{sep}[1] {doc}{sep}…[N] {doc}{sep}     shared
     {instruction}{sep}Query: {query}{suffix}                                 a tail, one per query
 
+Pieces are tokenised apart, so a document's tokens do not depend on its neighbours. Their bytes
+are the published prompt's; tokens can differ from the whole string's at a piece's end, where a
+tokenizer merges a full stop with a line break (Qwen's does, Llama's and SmolLM2's do not).
+
 Only documents are ever shortened: first to the profile's number of words, then, when the
 model's context asks for it, all to one token budget. What was cut is counted per document.
 """
@@ -51,13 +55,21 @@ class PromptBuilder:
         self._pieces = pieces
         self._frame = frame
         self._choice = choice
-        marker = choice.marker.format(number=1)
-        opening = pieces.trusted(frame.prefix + choice.introduction + frame.separator, marker)
+        marker = _marker(choice, 1)
+        opening = pieces.trusted(
+            frame.prefix + choice.introduction + frame.separator, marker, first=True
+        )
         # A frame taken from a chat template may bring the beginning-of-sequence token itself.
         bos = [] if opening[: len(pieces.bos)] == list(pieces.bos) else list(pieces.bos)
         self._opening = bos + opening
         self._separator = pieces.trusted(frame.separator, marker)
         self._last_separator = pieces.trusted(frame.separator, choice.instruction)
+        # Marks of a frame that are plain text to the tokenizer, such as Mistral v0.2's [/INST].
+        self._marks = [
+            line.strip()
+            for line in f"{frame.prefix}\n{frame.suffix}".splitlines()
+            if len(line.strip()) > 2 and not any(token in line for token in pieces.control_tokens)
+        ]
 
     def build(
         self, queries: Sequence[str], documents: Sequence[Document], context: int
@@ -73,7 +85,7 @@ class PromptBuilder:
             order.reverse()
         texts, cut = zip(*(self._document(document) for document in documents), strict=True)
         markers = [
-            self._pieces.trusted(self._choice.marker.format(number=number))
+            self._pieces.trusted(_marker(self._choice, number))
             for number in range(1, len(documents) + 1)
         ]
         fixed = (
@@ -115,7 +127,7 @@ class PromptBuilder:
         opening = self._choice.instruction + self._frame.separator + self._choice.query_label
         return (
             self._pieces.trusted(opening)
-            + self._pieces.text(" " + query)
+            + self._text(query)
             + self._pieces.trusted(self._frame.suffix)
         )
 
@@ -128,8 +140,17 @@ class PromptBuilder:
         text = " ".join(kept)
         if document.title:
             text = document.title + self._choice.title_separator + text
-        ids = self._pieces.text(" " + text.strip())
-        return ids, len(self._pieces.text(" " + " ".join(rest))) if rest else 0
+        return self._text(text.strip()), len(self._text(" ".join(rest))) if rest else 0
+
+    def _text(self, text: str) -> list[int]:
+        """Return the ids of somebody's text after a blank, marks of the frame broken up."""
+        for mark in self._marks:
+            text = text.replace(mark, f"{mark[0]} {mark[1:]}")
+        return self._pieces.text(" " + text)
+
+
+def _marker(choice: PromptChoice, number: int) -> str:
+    return choice.marker.replace("{number}", str(number))
 
 
 def _budget(lengths: Sequence[int], room: int) -> int | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModel, BertConfig, GPT2Config, MambaConfig, T5Config
+from transformers import AutoModel, BertConfig, FalconH1Config, GPT2Config, MambaConfig, T5Config
 
 from ranklens import AttentionReranker, Document, Query
 from ranklens.data.errors import InvalidInputError, MissingResourceError, NumericalError, UsageError
@@ -175,6 +175,26 @@ def test_a_model_without_usable_attention(
     model = AutoModel.from_config(config)
     with pytest.raises(InvalidInputError, match=message):
         AttentionEngine(model, tokenizer, choose_placement("cpu", "float32"))
+
+
+def test_a_model_with_a_convolution_beside_its_attention(tiny_model: MakeModel) -> None:
+    tokenizer = AttentionReranker.from_pretrained(tiny_model()).engine.tokenizer
+    config = FalconH1Config(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        mamba_d_ssm=32,
+        mamba_n_heads=4,
+        mamba_d_head=8,
+        mamba_d_state=8,
+        mamba_chunk_size=16,
+    )
+    with pytest.raises(InvalidInputError, match="convolutional or recurrent layers"):
+        AttentionEngine(
+            AutoModel.from_config(config), tokenizer, choose_placement("cpu", "float32")
+        )
 
 
 def test_another_decoder_family_works_too(tiny_model: MakeModel) -> None:

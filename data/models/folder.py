@@ -13,6 +13,7 @@ from ranklens.data.errors import InvalidInputError, MissingResourceError
 CONFIG = "config.json"
 _INDEX = "model.safetensors.index.json"
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_TEXTS = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 _EDGE = 1 << 20
 
 
@@ -65,12 +66,16 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def fingerprint(path: Path) -> str:
-    """Return the identity of the weights in a model folder, as `sha256:` and 12 digits.
+    """Return the identity of the model in a folder, as `sha256:` and 12 digits.
 
-    It covers config.json, and the name, size, first and last MiB of every weight file: enough
-    to notice another model or another training step, at the same cost for any size.
+    It covers config.json, tokenizer and chat template, and the name, size, first and last MiB
+    of every weight file: enough to notice another model, another training step or another
+    prompt, at the same cost for any size.
     """
     digest = hashlib.sha256((path / CONFIG).read_bytes())
+    for name in _TEXTS:
+        if (path / name).is_file():
+            digest.update(f"\0{name}\0".encode() + (path / name).read_bytes())
     for file in weight_files(path):
         with file.open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)
