@@ -32,6 +32,11 @@ def test_both_commands_install_with_the_pinned_versions() -> None:
         assert "-c constraints.txt" in command
 
 
+def test_no_figure_is_left_to_be_filled_in() -> None:
+    assert "@@" not in README.read_text(encoding="utf-8")
+    assert any((README.parent / "benchmarks" / "results").glob("*.txt"))
+
+
 def test_the_commands_of_the_readme_exist() -> None:
     from ranklens.cli.main import app
 
