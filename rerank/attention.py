@@ -118,7 +118,7 @@ def branch_attention(
     run.mass[module.layer_idx] = averaging @ weights.view(heads * rows, length)[:, :shared]
     if module.layer_idx == run.last_layer:
         raise ReadingDone
-    tails = (weights @ value[0].float()).view(heads, rows, size)
+    tails = (weights.to(value.dtype) @ value[0]).view(heads, rows, size)
 
     if query.is_cuda and heads != key_heads:
         # CUDA's memory-efficient kernel takes no groups, and what would stand in for it in fp32

@@ -7,8 +7,9 @@ cannot end the user's turn.
 
 from __future__ import annotations
 
-import json
+import copy
 import re
+import threading
 from typing import Any
 
 from ranklens.data.errors import InvalidInputError
@@ -33,8 +34,8 @@ class PieceTokenizer:
                 f"{type(tokenizer).__name__} has no `tokenizers` backend (tokenizer.json); "
                 "convert the model's tokenizer to the fast format"
             )
-        self._trusted = _copy(backend, control_is_text=False)
-        self._text = _copy(backend, control_is_text=True)
+        self._backend = _copy(backend)
+        self._lock = threading.Lock()
         # The unknown token is no control: it stands for what the vocabulary lacks.
         self._control = {
             token_id: token.content
@@ -47,9 +48,7 @@ class PieceTokenizer:
         self.bos: tuple[int, ...] = (bos,) if adds_bos else ()
         # SentencePiece-style tokenizers put a blank before whatever they are given. A piece in
         # the middle of a prompt must not get one; a character before it absorbs the blank.
-        lead = self._text.encode(_LEAD, add_special_tokens=False).ids
-        alone = self._text.encode("a", add_special_tokens=False).ids
-        after = self._text.encode(_LEAD + "a", add_special_tokens=False).ids
+        lead, alone, after = (self._ids(text, controls=False) for text in (_LEAD, "a", _LEAD + "a"))
         self._lead = lead if after[: len(lead)] == lead and after[len(lead) :] != alone else []
 
     @property
@@ -64,11 +63,11 @@ class PieceTokenizer:
         comes after it (GPT-2's pattern reads a blank line before a word as two line breaks).
         ``first`` marks the beginning of the prompt, where a tokenizer may put its blank.
         """
-        ids = self._encode(self._trusted, text, first)
+        ids = self._encode(text, controls=True, first=first)
         if not following:
             return ids
-        whole = self._encode(self._trusted, text + following, first)
-        after = self._encode(self._trusted, following)
+        whole = self._encode(text + following, controls=True, first=first)
+        after = self._encode(following, controls=True)
         return whole[: -len(after)] if whole[-len(after) :] == after else ids
 
     def text(self, text: str) -> list[int]:
@@ -77,34 +76,42 @@ class PieceTokenizer:
         Lone surrogates, which no tokenizer takes, become U+FFFD.
         """
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        ids = self._encode(self._text, text)
+        ids = self._encode(text, controls=False)
         if not self._control.keys().isdisjoint(ids):
             # A tokenizer whose model vocabulary itself spells a control token. Losing the
             # token is safe; letting it through would hand the document the user's turn.
             ids = [token_id for token_id in ids if token_id not in self._control]
         return ids
 
-    def _encode(self, backend: Any, text: str, first: bool = False) -> list[int]:
+    def _encode(self, text: str, *, controls: bool, first: bool = False) -> list[int]:
         if not text:
             return []
         if first or not self._lead:
-            ids: list[int] = backend.encode(text, add_special_tokens=False).ids
-            return ids
-        ids = backend.encode(_LEAD + text, add_special_tokens=False).ids
-        return ids[len(self._lead) :]
+            return self._ids(text, controls=controls)
+        return self._ids(_LEAD + text, controls=controls)[len(self._lead) :]
+
+    def _ids(self, text: str, *, controls: bool) -> list[int]:
+        # Whether control tokens are recognised is a setting of the tokenizer, not of a call.
+        with self._lock:
+            self._backend.encode_special_tokens = not controls
+            ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        return ids
 
 
-def _copy(backend: Any, *, control_is_text: bool) -> Any:
-    """Return a copy of a backend tokenizer without padding, truncation and post-processing.
+def _copy(backend: Any) -> Any:
+    """Return a copy of a backend tokenizer without padding and truncation.
 
     Control tokens are not removed to become text: those that stay would get other ids.
     """
-    from tokenizers import Tokenizer
-
-    state = json.loads(backend.to_str())
-    state["truncation"] = state["padding"] = state["post_processor"] = None
-    for token in state["added_tokens"]:
-        token["special"] = token["special"] or bool(_BRACKETED.fullmatch(token["content"]))
-    copy = Tokenizer.from_str(json.dumps(state))
-    copy.encode_special_tokens = control_is_text
-    return copy
+    copied = copy.deepcopy(backend)
+    copied.no_truncation()
+    copied.no_padding()
+    bracketed = [
+        token
+        for token in copied.get_added_tokens_decoder().values()
+        if _BRACKETED.fullmatch(token.content) and not token.special
+    ]
+    for token in bracketed:
+        token.special = True
+    copied.add_special_tokens(bracketed)
+    return copied
