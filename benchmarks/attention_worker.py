@@ -23,11 +23,11 @@ CONTENDERS = ("eager", "cached", "engine")
 
 def serve(arguments: argparse.Namespace) -> None:
     """Obey ``warm up``, ``round`` and ``finish`` from standard input."""
+    import transformers.modeling_utils  # noqa: F401  what every contender has loaded
+
     from ranklens.data.models import pull
     from ranklens.rerank.attention_reranker import AttentionReranker
     from ranklens.rerank.scores import pool
-
-    import transformers.modeling_utils  # noqa: F401  what every contender has loaded
 
     libraries = _memory("VmRSS")
     path = pull(arguments.model)
