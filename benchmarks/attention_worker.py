@@ -59,7 +59,7 @@ def serve(arguments: argparse.Namespace) -> None:
             answer |= {"scores": [], "ranking": [], "tokens_scored": []}
             for layout, total in zip(layouts, totals, strict=True):
                 tokens = total[0] - total[1]
-                scores = pool(tokens, layout.spans, reranker.profile.pooling)
+                scores = pool(tokens[None], layout.spans, reranker.profile.pooling)[0].tolist()
                 answer["scores"] += scores
                 answer["ranking"].append(sorted(range(len(scores)), key=lambda i: -scores[i]))
                 for first, end in layout.spans:
@@ -98,7 +98,7 @@ def _eager(path: Path, dtype: str, *, cached: bool) -> Contender:
     def two_passes(layout: PromptLayout) -> torch.Tensor:
         rows = []
         for tail in layout.tails:
-            ids = torch.tensor([layout.shared + tail])
+            ids = torch.tensor([layout.shared + tail.ids])
             out = model(input_ids=ids, output_attentions=True, use_cache=False)
             rows.append(total(out.attentions, len(layout.shared), len(layout.shared)))
             del out
@@ -112,10 +112,10 @@ def _eager(path: Path, dtype: str, *, cached: bool) -> Contender:
         model.set_attn_implementation("eager")
         rows = []
         for tail in layout.tails:
-            ids = torch.tensor([tail])
+            ids = torch.tensor([tail.ids])
             out = model(input_ids=ids, past_key_values=cache, output_attentions=True)
             rows.append(total(out.attentions, 0, len(layout.shared)))
-            cache.crop(-len(tail))
+            cache.crop(-len(tail.ids))
         return torch.stack(rows)
 
     return over_a_cache if cached else two_passes

@@ -36,7 +36,7 @@ class RerankerSpec:
     @classmethod
     def parse(cls, text: str, profile: str, device: str | None, dtype: str | None) -> RerankerSpec:
         """Read ``KIND:MODEL``; UsageError names the kinds, and the profile must exist."""
-        from ranklens.rerank.profile import load_profile
+        from ranklens.rerank.profile_file import load_profile
 
         kind, _, model = text.partition(":")
         if kind not in RERANKERS or not model:
@@ -53,7 +53,7 @@ class RerankerSpec:
         from importlib.metadata import version
 
         from ranklens.data.extras import require
-        from ranklens.rerank.profile import load_profile
+        from ranklens.rerank.profile_file import load_profile
 
         require("llm", "torch", "transformers", "safetensors")
         from ranklens.data.models import resolve

@@ -6,9 +6,10 @@ own tail. Tails start at one position and do not see each other, so each branch 
 a separate pass over *shared + tail* would. While the tail rows are computed in full their
 attention to the shared tokens is reduced to
 
-    mass[t, j] = (1 / |t|) Σ_{i in tail t} Σ_h softmax(q_{h,i} · k_{h,j} · scale)
+    mass[t, j] = mean_{i in rows of tail t} Σ_h w_h softmax(q_{h,i} · k_{h,j} · scale)
 
-[tails, shared], in fp32, for all heads of the layer. Nothing of size prompt × prompt is ever made.
+in fp32, or to the same for each head apart. Nothing of size prompt × prompt is ever made, and
+the tail rows of as many heads at a time as fit in a fixed room.
 """
 
 from __future__ import annotations
@@ -17,48 +18,105 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from ranklens.data.errors import InvalidInputError
+from ranklens.rerank.body import Softmax, causal_attention
+from ranklens.rerank.plan import SignalPlan
+from ranklens.rerank.prompt import Tail
 
 IMPLEMENTATION = "ranklens"
 """The name under which the function is registered with ``transformers.AttentionInterface``."""
+
+_TINY = 1e-30
+_ROOM = 2**24
+"""Logits of tail rows held at a time, in elements (64 MiB in fp32)."""
 
 
 class AttentionRun:
     """What one forward pass needs to know, and what it collects.
 
-    Parameters: the number of shared tokens and the length of each tail. ``mass`` maps a layer
-    to a float32 tensor [tails, shared]. With ``trace`` the run also looks where NaN or Inf
-    comes from: ``fault`` is then the first layer and token with a key that is not finite.
-    After ``last_layer`` is read, ReadingDone ends the pass.
+    ``spans`` are the documents' tokens. ``mass`` maps a layer to a float32 tensor
+    [tails, shared], or [heads read, tails, shared] where the plan keeps heads apart. With
+    ``trace`` the run also looks where NaN or Inf comes from: ``fault`` is then the first layer
+    and token with a key that is not finite. After the plan's last layer ReadingDone ends the
+    pass.
     """
 
     def __init__(
         self,
         shared: int,
-        tails: Sequence[int],
+        tails: Sequence[Tail],
+        spans: Sequence[tuple[int, int]],
+        plan: SignalPlan,
         device: torch.device,
         *,
-        last_layer: int | None = None,
         trace: bool = False,
     ) -> None:
         self.shared = shared
-        self.last_layer = last_layer
+        self.plan = plan
         self.trace = trace
         self.fault: tuple[int, int] | None = None
+        self.layers_seen: set[int] = set()
         self.mass: dict[int, torch.Tensor] = {}
-        rows = sum(tails)
-        self.position_ids = torch.cat(
-            [torch.arange(shared), *(torch.arange(shared, shared + n) for n in tails)]
-        ).to(device)[None]
-        self.longest = shared + max(tails)
-        branch = torch.repeat_interleave(torch.arange(len(tails)), torch.tensor(tails))
+        lengths = [len(tail.ids) for tail in tails]
+        rows = sum(lengths)
+        self.longest = shared + max(lengths)
+        positions = torch.cat(
+            [torch.arange(shared), *(torch.arange(shared, shared + n) for n in lengths)]
+        )
+        self.position_ids = positions.to(device)[None]
+        branch = torch.repeat_interleave(torch.arange(len(tails)), torch.tensor(lengths))
         allowed = (branch[:, None] == branch) & torch.ones(rows, rows).tril().bool()
         self.tail_bias = torch.zeros(rows, rows).masked_fill(~allowed, -torch.inf).to(device)
-        self.row_weights = torch.stack([(branch == t) / n for t, n in enumerate(tails)]).to(
-            device, torch.float32
-        )  # [tails, rows]
+        self.row_weights = torch.zeros(len(tails), rows)
+        start = 0
+        for number, tail in enumerate(tails):
+            first, end = tail.rows
+            self.row_weights[number, start + first : start + end] = 1 / (end - first)
+            start += len(tail.ids)
+        self.row_weights = self.row_weights.to(device)
+        documents = [torch.arange(first, end) for first, end in spans]
+        self.document_tokens = torch.cat(documents).to(device) if documents else None
+
+    def hidden_by(self, window: int) -> torch.Tensor:
+        """Return which keys lie beyond a sliding window of each tail row, bool [rows, P]."""
+        positions = self.position_ids[0]
+        return positions[self.shared :, None] - positions[None] >= window
+
+    def record(self, layer: int, heads: slice, logits: torch.Tensor, weights: torch.Tensor) -> None:
+        """Add what ``heads`` of a layer pay to the shared tokens.
+
+        ``logits`` and ``weights`` are [heads, rows, P] in fp32.
+        """
+        chosen = self.plan.weights[layer]
+        source = (logits if self.plan.values == "logits" else weights)[:, :, : self.shared]
+        rows = self.row_weights  # [tails, rows]
+        numbers = [head for head in range(heads.start, heads.stop) if head in chosen]
+        if not numbers:
+            return
+        scale = 1 / self._denominators(weights)  # [heads, rows]
+        if self.plan.per_head:
+            within = [head - heads.start for head in numbers]
+            averaging = rows[None] * scale[within][:, None]  # [heads read, tails, rows]
+            found = averaging @ source[within]
+            known = self.mass.get(layer)
+            self.mass[layer] = found if known is None else torch.cat([known, found])
+            return
+        by_head = [chosen.get(head, 0.0) for head in range(heads.start, heads.stop)]
+        scale = scale * torch.tensor(by_head, device=scale.device)[:, None]
+        # Mean over a tail's rows and sum over heads are one matrix product.
+        averaging = (rows[:, None] * scale[None]).flatten(1)  # [tails, heads × rows]
+        found = averaging @ source.flatten(0, 1)
+        self.mass[layer] = self.mass[layer] + found if layer in self.mass else found
+
+    def _denominators(self, weights: torch.Tensor) -> torch.Tensor:
+        """Return the sum of each row's weights over the keys that count, [heads, rows]."""
+        if self.plan.over == "without-sink":
+            # Not 1 − the first: where that takes nearly all, rounding would be what is left.
+            return weights[..., 1:].sum(-1).clamp_min(_TINY)
+        if self.plan.over == "documents" and self.document_tokens is not None:
+            return weights[..., self.document_tokens].sum(-1).clamp_min(_TINY)
+        return weights.new_ones(weights.shape[:2])
 
 
 class ReadingDone(Exception):  # noqa: N818
@@ -87,6 +145,8 @@ def branch_attention(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     attention_run: AttentionRun | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Compute attention for shared tokens and tails, and record the tails' mass.
@@ -97,67 +157,68 @@ def branch_attention(
     run = attention_run
     if run is None:
         raise InvalidInputError("a model on ranklens attention runs through AttentionEngine only")
-    _refuse_unreadable(module, run, attention_mask, sliding_window, options)
-    _, heads, length, size = query.shape
-    key_heads = key.shape[1]
-    scale = size**-0.5 if scaling is None else scaling
-    shared = run.shared
-    if run.trace and run.fault is None:
-        finite = key[0].isfinite().all(-1).all(0)
-        if not bool(finite.all()):
-            run.fault = (module.layer_idx, int((~finite).nonzero()[0]))
-
-    # Tail rows of the heads that share a key head are one matrix, so keys are never repeated.
-    rows = length - shared
-    q = (query[0, :, shared:].float() * scale).reshape(key_heads, -1, size)
-    logits = q @ key[0].float().transpose(1, 2)  # [key heads, group × rows, P]
-    logits.view(heads, rows, length)[:, :, shared:] += run.tail_bias
-    weights = torch.softmax(logits, dim=-1)
-    # Mean over a tail's rows and sum over heads are one matrix product.
-    averaging = run.row_weights.repeat(1, heads)  # [tails, heads × rows]
-    run.mass[module.layer_idx] = averaging @ weights.view(heads * rows, length)[:, :shared]
-    if module.layer_idx == run.last_layer:
-        raise ReadingDone
-    tails = (weights.to(value.dtype) @ value[0]).view(heads, rows, size)
-
-    if query.is_cuda and heads != key_heads:
-        # CUDA's memory-efficient kernel takes no groups, and what would stand in for it in fp32
-        # stores heads × P × P.
-        key, value = (x.repeat_interleave(heads // key_heads, 1) for x in (key, value))
-    output = query.new_empty(1, length, heads, size)
-    body = F.scaled_dot_product_attention(
-        query[:, :, :shared],
-        key[:, :, :shared],
-        value[:, :, :shared],
-        is_causal=True,
-        scale=scale,
-        enable_gqa=heads != key.shape[1],
-    )
-    output[:, :shared] = body.transpose(1, 2)
-    output[0, shared:] = tails.transpose(0, 1).to(output.dtype)
-    return output, None
-
-
-def _refuse_unreadable(
-    module: Any,
-    run: AttentionRun,
-    attention_mask: torch.Tensor | None,
-    sliding_window: int | None,
-    options: dict[str, Any],
-) -> None:
     name = type(module).__name__
     if not getattr(module, "is_causal", True):
         raise InvalidInputError(f"{name} is not causal: an attention reranker needs a decoder")
     if attention_mask is not None:
         raise InvalidInputError(f"{name} makes a mask of its own, which this engine does not apply")
-    if sliding_window is not None and run.longest > sliding_window:
-        raise InvalidInputError(
-            f"the prompt of {run.longest} tokens exceeds the sliding attention window of "
-            f"{sliding_window} in layer {module.layer_idx}; rank fewer documents"
-        )
-    for option in ("softcap", "s_aux"):
-        if options.get(option) is not None:
-            raise InvalidInputError(
-                f"{name} uses {option!r} in its attention, which is not supported yet; "
-                "use a Llama, Mistral or Qwen style model"
-            )
+    layer, shared = module.layer_idx, run.shared
+    run.layers_seen.add(layer)
+    if run.trace and run.fault is None:
+        finite = key[0].isfinite().all(-1).all(0)
+        if not bool(finite.all()):
+            run.fault = (layer, int((~finite).nonzero()[0]))
+    window = sliding_window if sliding_window is not None and run.longest > sliding_window else None
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    softmax = Softmax(scale, window, softcap, s_aux)
+    tails = _tail_rows(run, layer, query[0, :, shared:], key[0], value[0], softmax)
+    output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
+    output[:, :shared] = causal_attention(
+        query[:, :, :shared], key[:, :, :shared], value[:, :, :shared], softmax
+    )
+    output[0, shared:] = tails.transpose(0, 1)
+    return output, None
+
+
+def _tail_rows(
+    run: AttentionRun,
+    layer: int,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    softmax: Softmax,
+) -> torch.Tensor:
+    """Record what the tail rows attend to and return their output [heads, rows, D].
+
+    Shapes: query [heads, rows, D]; key, value [key heads, P, D]. After the last layer that is
+    read nothing is returned: ReadingDone is raised.
+    """
+    heads, rows, size = query.shape
+    key_heads, length, _ = key.shape
+    group = heads // key_heads
+    chosen = run.plan.weights.get(layer, {})
+    last = layer == run.plan.last_layer
+    hidden = None if softmax.window is None else run.hidden_by(softmax.window)
+    output = query.new_empty(heads, rows, value.shape[-1])
+    step = max(1, _ROOM // (group * rows * length))
+    for first in range(0, key_heads, step):
+        keys = slice(first, min(first + step, key_heads))
+        of_keys = slice(keys.start * group, keys.stop * group)
+        read = any(head in chosen for head in range(of_keys.start, of_keys.stop))
+        if last and not read:
+            continue
+        # Rows of the heads that share a key head are one matrix, so keys are never repeated.
+        q = (query[of_keys].float() * softmax.scale).reshape(-1, group * rows, size)
+        logits = softmax.cap(q @ key[keys].float().transpose(1, 2)).view(-1, rows, length)
+        logits[:, :, run.shared :] += run.tail_bias
+        if hidden is not None:
+            logits.masked_fill_(hidden, -torch.inf)
+        weights = softmax.normalise(logits, of_keys)
+        if read:
+            run.record(layer, of_keys, logits, weights)
+        if not last:
+            weights = weights.to(value.dtype).view(-1, group * rows, length)
+            output[of_keys] = (weights @ value[keys]).view(-1, rows, value.shape[-1])
+    if last:
+        raise ReadingDone
+    return output

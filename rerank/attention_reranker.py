@@ -12,9 +12,10 @@ from ranklens.rerank.base import Ranking, checked_request
 from ranklens.rerank.engine import AttentionEngine, TokenSignal
 from ranklens.rerank.frames import frame_of
 from ranklens.rerank.pieces import PieceTokenizer
-from ranklens.rerank.profile import Profile, load_profile
-from ranklens.rerank.prompt import PromptBuilder, PromptLayout
-from ranklens.rerank.scores import calibrate, pool
+from ranklens.rerank.profile import Profile
+from ranklens.rerank.profile_file import load_profile
+from ranklens.rerank.prompt import PromptBuilder, PromptLayout, orders
+from ranklens.rerank.scores import document_scores
 
 _log = logging.getLogger(__name__)
 
@@ -33,8 +34,9 @@ class AttentionReranker:
         self.engine = engine
         self.profile = profile
         self.model = model
-        self.frame = frame_of(engine.tokenizer)
-        self._prompts = PromptBuilder(PieceTokenizer(engine.tokenizer), self.frame, profile.prompt)
+        self.frame = profile.prompt.frame or frame_of(engine.tokenizer)
+        self.plan = engine.plan(profile.signal)
+        self._prompts = PromptBuilder(PieceTokenizer(engine.tokenizer), self.frame, profile)
 
     @classmethod
     def from_pretrained(
@@ -56,7 +58,9 @@ class AttentionReranker:
         """
         chosen = load_profile(profile)
         resolved = resolve(str(model), revision=revision, download=download)
-        engine = AttentionEngine.from_pretrained(resolved.path, device=device, dtype=dtype)
+        engine = AttentionEngine.from_pretrained(
+            resolved.path, device=device, dtype=dtype, layers=chosen.signal.layers_needed
+        )
         return cls(engine, chosen, resolved)
 
     def rank(self, query: str | Query, documents: Sequence[str | Document]) -> Ranking:
@@ -67,16 +71,32 @@ class AttentionReranker:
         heads. Raises InvalidInputError for an empty query, no documents, an id that occurs
         twice and documents that do not fit the context; NumericalError for NaN or Inf.
         """
-        text, records = checked_request(query, documents)
-        layout = self.layout(text, records)
+        return self.rank_queries([query], documents)[0]
+
+    def rank_queries(
+        self, queries: Sequence[str | Query], documents: Sequence[str | Document]
+    ) -> list[Ranking]:
+        """Return one ranking per query over the same documents, all read in one forward pass.
+
+        The documents are computed once; each query adds its own tokens. Raises as ``rank``.
+        """
+        texts = [checked_request(query, documents)[0] for query in queries]
+        if not texts:
+            return []
+        _, records = checked_request(queries[0], documents)
+        arrangements = orders(self.profile.prompt.order, len(records))
+        totals = [[0.0] * len(records) for _ in texts]
+        for order in arrangements:
+            layout = self.layout(texts, records, order=order)
+            found = document_scores(self.read(layout), layout, self.profile)
+            totals = [
+                [a + b / len(arrangements) for a, b in zip(total, scores, strict=True)]
+                for total, scores in zip(totals, found, strict=True)
+            ]
         cut = sum(1 for tokens in layout.tokens_cut if tokens)
         if cut:
             _log.info("%d of %d documents were shortened to fit", cut, len(records))
-        totals = self.read(layout).total()
-        scores = pool(
-            calibrate(totals, self.profile.calibration), layout.spans, self.profile.pooling
-        )
-        return Ranking.from_scores(records, scores, layout.tokens_cut)
+        return [Ranking.from_scores(records, scores, layout.tokens_cut) for scores in totals]
 
     def rank_many(
         self, requests: Iterable[tuple[str | Query, Sequence[str | Document]]]
@@ -85,13 +105,17 @@ class AttentionReranker:
         for query, documents in requests:
             yield self.rank(query, documents)
 
-    def layout(self, query: str, documents: Sequence[Document]) -> PromptLayout:
-        """Return the prompt of a call: the query's tail first, then the content-free one's."""
-        tails = [query]
-        if self.profile.calibration.method == "null-query":
-            tails.append(self.profile.calibration.null)
-        return self._prompts.build(tails, documents, self.engine.context)
+    def layout(
+        self,
+        queries: str | Sequence[str],
+        documents: Sequence[Document],
+        *,
+        order: Sequence[int] | None = None,
+    ) -> PromptLayout:
+        """Return the prompt of a call: the queries' tails first, then the content-free ones."""
+        queries = [queries] if isinstance(queries, str) else queries
+        return self._prompts.build(queries, documents, self.engine.context, order=order)
 
     def read(self, layout: PromptLayout) -> TokenSignal:
         """Return the attention per token for a layout."""
-        return self.engine.read(layout)
+        return self.engine.read(layout, self.plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from ranklens.data.errors import InvalidInputError, NumericalError
 from ranklens.data.extras import require
 from ranklens.rerank.device import Placement, choose_placement
-from ranklens.rerank.prompt import PromptLayout
+from ranklens.rerank.plan import SignalPlan, context_of, plan_signal
+from ranklens.rerank.profile import SignalChoice
+from ranklens.rerank.prompt import PromptLayout, Tail
 
 if TYPE_CHECKING:
     import torch
@@ -22,17 +25,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TokenSignal:
-    """Attention that each tail pays to each shared token.
+    """Attention that each tail pays to each shared token, mean over the tail's rows.
 
-    ``mass``: float32 tensor [layers, tails, shared] on the CPU; mean over a tail's rows, sum
-    over a layer's heads. Summed over a layer it is at most the number of heads.
+    ``mass``: float32 tensor on the CPU, [layers, tails, shared], heads summed by weight; or
+    [heads, tails, shared], one entry per (layer, head) of ``heads``, as they are.
     """
 
     mass: torch.Tensor
+    plan: SignalPlan
 
     def total(self) -> torch.Tensor:
-        """Return the sum over all layers, float64 [tails, shared]."""
-        return self.mass.double().sum(0)
+        """Return the weighted sum over all that was read, float64 [tails, shared]."""
+        if not self.plan.per_head:
+            return self.mass.double().sum(0)
+        import torch
+
+        weights = [self.plan.weights[layer][head] for layer, head in self.plan.heads]
+        return torch.einsum("h,hts->ts", torch.tensor(weights).double(), self.mass.double())
 
 
 class AttentionEngine:
@@ -50,8 +59,8 @@ class AttentionEngine:
         self.tokenizer = tokenizer
         self.placement = placement
         self._lock = threading.Lock()
-        config = model.config
-        if getattr(config, "is_encoder_decoder", False):
+        self.config = config = model.config.get_text_config()
+        if getattr(model.config, "is_encoder_decoder", False):
             raise InvalidInputError(
                 f"{config.model_type} is an encoder-decoder; an attention reranker needs a decoder"
             )
@@ -63,9 +72,14 @@ class AttentionEngine:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, *, device: str | None = None, dtype: str | None = None
+        cls,
+        path: str | Path,
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
+        layers: int | None = None,
     ) -> AttentionEngine:
-        """Load a model folder in the Hugging Face layout.
+        """Load a model folder in the Hugging Face layout, ``layers`` of its layers (None: all).
 
         Raises MissingPrerequisiteError without the ``llm`` extra, InvalidInputError for a
         folder that does not load or a model whose attention cannot be read.
@@ -73,7 +87,7 @@ class AttentionEngine:
         require("llm", "torch", "transformers", "safetensors")
         import torch
         from safetensors import SafetensorError
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoConfig, AutoModel, AutoTokenizer
 
         from ranklens.data.quiet import quiet_transformers
 
@@ -81,8 +95,11 @@ class AttentionEngine:
         with quiet_transformers():
             try:
                 tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+                config = AutoConfig.from_pretrained(path, local_files_only=True)
+                _shorten(config, layers)
                 model, loading = AutoModel.from_pretrained(
                     path,
+                    config=config,
                     local_files_only=True,
                     dtype=getattr(torch, placement.dtype),
                     output_loading_info=True,
@@ -105,21 +122,15 @@ class AttentionEngine:
 
     @property
     def context(self) -> int:
-        """The longest prompt in tokens: positions, and the sliding window where there is one."""
-        config = self.model.config
-        limits: list[int] = [config.max_position_embeddings]
-        sliding: int | None = getattr(config, "sliding_window", None)
-        layer_types = getattr(config, "layer_types", None) or ["sliding_attention"]
-        if sliding is not None and "sliding_attention" in layer_types:
-            # Within the window a sliding layer is a full one; beyond it it would not be read.
-            limits.append(sliding)
-        chunk: int | None = getattr(config, "attention_chunk_size", None)
-        if chunk is not None:
-            limits.append(chunk)
-        return min(limits)
+        """The longest prompt in tokens; see ``context_of``."""
+        return context_of(self.config)
 
-    def read(self, layout: PromptLayout) -> TokenSignal:
-        """Run the layout once and return the attention of its tails.
+    def plan(self, choice: SignalChoice) -> SignalPlan:
+        """Settle a profile's signal for this model; see ``plan_signal``."""
+        return plan_signal(choice, self.config)
+
+    def read(self, layout: PromptLayout, plan: SignalPlan) -> TokenSignal:
+        """Run the layout once, up to the plan's last layer, and return what its tails attend to.
 
         Raises InvalidInputError when the prompt exceeds the context, NumericalError naming the
         layer and the document for NaN or Inf.
@@ -132,31 +143,38 @@ class AttentionEngine:
             )
         # Equal tails (a query that is the null query) are one branch: their difference is 0,
         # not the noise of computing it twice.
-        branches = list(dict.fromkeys(map(tuple, layout.tails)))
-        run = self._forward(layout.shared, branches)
-        mass = torch.stack([run.mass[layer] for layer in sorted(run.mass)]).cpu()
+        names = [(tuple(tail.ids), tail.rows) for tail in layout.tails]
+        branches = dict(zip(names, layout.tails, strict=True))
+        run = self._forward(layout.shared, list(branches.values()), layout.spans, plan)
+        layers = [run.mass[layer] for layer in sorted(run.mass)]
+        mass = (torch.cat(layers) if plan.per_head else torch.stack(layers)).cpu()
         if not bool(mass.isfinite().all()):
-            raise NumericalError(self._fault(layout, branches, mass))
-        return TokenSignal(mass[:, [branches.index(tuple(tail)) for tail in layout.tails]])
+            raise NumericalError(self._fault(layout, list(branches.values()), plan))
+        places = {name: place for place, name in enumerate(branches)}
+        return TokenSignal(mass[:, [places[name] for name in names]], plan)
 
     def _forward(
-        self, shared: Sequence[int], tails: Sequence[Sequence[int]], *, trace: bool = False
+        self,
+        shared: Sequence[int],
+        tails: Sequence[Tail],
+        spans: Sequence[tuple[int, int]],
+        plan: SignalPlan,
+        *,
+        trace: bool = False,
     ) -> AttentionRun:
         import torch
 
         from ranklens.rerank.attention import AttentionRun, ReadingDone
+        from ranklens.rerank.trim import reading_only
 
-        ids = torch.tensor([[*shared, *(token for tail in tails for token in tail)]])
+        ids = torch.tensor([[*shared, *(token for tail in tails for token in tail.ids)]])
         with self._lock, torch.inference_mode():
             device = self.model.device
-            run = AttentionRun(
-                len(shared),
-                [len(tail) for tail in tails],
-                device,
-                last_layer=self.model.config.num_hidden_layers - 1,
-                trace=trace,
-            )
-            with contextlib.suppress(ReadingDone):
+            run = AttentionRun(len(shared), tails, spans, plan, device, trace=trace)
+            with (
+                contextlib.suppress(ReadingDone),
+                reading_only(self.model, plan.last_layer, len(shared), ids.shape[1]),
+            ):
                 self.model(
                     input_ids=ids.to(device),
                     position_ids=run.position_ids,
@@ -165,13 +183,12 @@ class AttentionEngine:
                 )
             return run
 
-    def _fault(
-        self, layout: PromptLayout, tails: Sequence[Sequence[int]], mass: torch.Tensor
-    ) -> str:
+    def _fault(self, layout: PromptLayout, tails: Sequence[Tail], plan: SignalPlan) -> str:
         """Say where NaN or Inf began, by a second pass that looks for it."""
-        fault = self._forward(layout.shared, tails, trace=True).fault
+        run = self._forward(layout.shared, tails, layout.spans, plan, trace=True)
+        fault = run.fault
         if fault is None:
-            layer = int((~mass.isfinite()).nonzero()[0, 0])
+            layer = next(n for n, mass in sorted(run.mass.items()) if not mass.isfinite().all())
             where = f"the attention logits of layer {layer} gave NaN or Inf"
         else:
             layer, token = fault
@@ -189,22 +206,37 @@ class AttentionEngine:
         """
         import torch
 
-        config = self.model.config
+        config = self.config
         # Some hybrids run a convolution beside the attention of every layer.
         convolutions = (m for m in self.model.modules() if isinstance(m, torch.nn.Conv1d))
         if any(m.kernel_size[0] > 1 for m in convolutions):
             raise InvalidInputError(_unusable(config, "it has convolutional or recurrent layers"))
+        plan = self.plan(SignalChoice(rows="instruction-to-end"))
+        # The probe has to come to the end of the model, whichever layers can be read.
+        layers = config.num_hidden_layers
+        weights = {**plan.weights, layers - 1: {0: 1.0}}
+        everything = dataclasses.replace(plan, weights=weights)
+        tails = [Tail([1, 2], (0, 2)), Tail([2], (0, 1))]
         try:
-            found = len(self._forward([0, 1, 2], [[1, 2], [2]]).mass)
+            found = len(self._forward([0, 1, 2], tails, [], everything).layers_seen)
         except InvalidInputError:
             raise
         except (TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise InvalidInputError(_unusable(config, _line(error))) from error
-        layers = config.num_hidden_layers
         if found != layers:
             raise InvalidInputError(
                 _unusable(config, f"{found} of {layers} layers attend through it")
             )
+
+
+def _shorten(config: Any, layers: int | None) -> None:
+    """Leave out of a configuration the layers behind the first ``layers``."""
+    text = config.get_text_config()
+    if layers is None or layers >= text.num_hidden_layers:
+        return
+    text.num_hidden_layers = layers
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:layers]
 
 
 def _unusable(config: Any, detail: str) -> str:

@@ -19,9 +19,27 @@ class Frame:
 
 
 # ICR's strings for Llama 3 and Mistral (arXiv 2410.02642, template `instruct`: no newline after
-# the header tokens, a blank before the blank line on Llama), QRHead's for ChatML (Qwen2.5).
+# the header tokens, a blank before the blank line on Llama), QRHead's for ChatML (Qwen2.5),
+# CoRe's for Granite and Phi-4 (arXiv 2510.02219).
 # A frame is recognised by a mark in the model's chat template.
 _KNOWN = (
+    (
+        "<|start_of_role|>",
+        Frame(
+            "granite",
+            prefix="<|start_of_role|>user<|end_of_role|>",
+            suffix="<|end_of_text|><|start_of_role|>assistant<|end_of_role|>",
+        ),
+    ),
+    (
+        # Phi-4's template begins like ChatML and goes on differently.
+        "<|im_sep|>",
+        Frame(
+            "phi-4",
+            prefix="<|im_start|>user<|im_sep|>",
+            suffix="<|im_end|><|im_start|>assistant<|im_sep|>",
+        ),
+    ),
     (
         "<|start_header_id|>",
         Frame(
@@ -52,11 +70,9 @@ def frame_of(tokenizer: Any) -> Frame:
 
     try:
         template = tokenizer.get_chat_template() if tokenizer.chat_template else ""
-        # Phi's template begins like ChatML and goes on differently.
-        if "<|im_sep|>" not in template:
-            for token, frame in _KNOWN:
-                if token in (template or tokenizer.get_added_vocab()):
-                    return frame
+        for token, frame in _KNOWN:
+            if token in (template or tokenizer.get_added_vocab()):
+                return frame
         if not template:
             return _PLAIN
         if "strftime_now" in template:

@@ -2,84 +2,215 @@
 
 Published methods differ in what is prompted, which attention is read, how it is calibrated
 and how token scores become document scores. A profile states these choices; the engine has no
-method classes. Profiles are JSON, shipped with the package or written by the user; loading
-refuses fields it does not know.
+method classes. What stands in a JSON file of a profile are these fields.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import hashlib
 import json
-import types
-import typing
+import re
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
 from typing import Any, Literal
 
-from ranklens.data.errors import InvalidInputError, MissingResourceError
+from ranklens.data.errors import InvalidInputError
+from ranklens.rerank.frames import Frame
+
+_HEAD = re.compile(r"\d+-\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class OrderChoice:
+    """Where documents go in the prompt; they come best first from the stage before.
+
+    ``best-last`` puts the best candidate next to the query; ``best-first`` keeps the order
+    given; ``shuffled`` draws one by ``seed``, the same for every query of as many documents.
+    With ``permutations`` > 1 that many shuffles are ranked and scores averaged.
+    """
+
+    arrange: Literal["best-last", "best-first", "shuffled"]
+    seed: int = 0
+    permutations: int = 1
+
+    def __post_init__(self) -> None:
+        _at_least("prompt.order.permutations", self.permutations, 1)
+        if self.permutations > 1 and self.arrange != "shuffled":
+            raise InvalidInputError(
+                "prompt.order.permutations averages over shuffles; set arrange to 'shuffled'"
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class PromptChoice:
-    """The words around documents and query; the chat frame comes from the model family.
+    """The words around documents and query.
 
-    ``marker`` holds ``{number}`` and stands, inside the document's span, before its text.
-    ``document_words`` keeps that many words of a document's text, split on the single space
-    (None keeps all). ``order`` says where the best candidate of the first stage goes.
+    ``marker`` holds ``{number}`` and stands before a document's text. ``span`` says which
+    tokens are the document: with the marker (ICR), the text alone, or the text and the first
+    token of the separator after it (CoRe's inclusive end). ``title_separator`` None leaves
+    titles out. ``document_words`` keeps that many words of a document's text, split on the
+    single space, ``document_tokens`` that many tokens of title and text (None keeps all).
+    ``frame`` replaces the model family's chat frame.
     """
 
     introduction: str
     marker: str
     instruction: str
     query_label: str
-    title_separator: str
+    title_separator: str | None
     document_words: int | None
-    order: Literal["best-last", "best-first"]
+    order: OrderChoice
+    span: Literal["marker-and-text", "text", "text-and-next"] = "marker-and-text"
+    document_tokens: int | None = None
+    frame: Frame | None = None
 
     def __post_init__(self) -> None:
         if self.marker.count("{number}") != 1:
             raise InvalidInputError(f"prompt.marker {self.marker!r} must hold {{number}} once")
-        if self.document_words is not None and self.document_words < 1:
-            raise InvalidInputError(
-                f"prompt.document_words must be at least 1: {self.document_words}"
-            )
+        for name in ("document_words", "document_tokens"):
+            _at_least(f"prompt.{name}", getattr(self, name), 1)
         if not self.instruction.strip():
             raise InvalidInputError("prompt.instruction must not be empty: its tokens are read")
+
+    def digest(self) -> str:
+        """Return a SHA-256 of what the prompt says; the order of documents has no part in it."""
+        value = dataclasses.asdict(self)
+        del value["order"]
+        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class SignalChoice:
-    """Which attention is read: query rows, layers, heads (all with weight 1)."""
+    """Which attention is read.
 
-    rows: Literal["instruction-to-end"]
-    layers: Literal["all"]
-    heads: Literal["all"]
+    ``rows``: the tokens after the documents whose attention is averaged.
+        instruction-to-end: instruction, query and the frame's end (ICR, QRHead)
+        instruction-to-query: without the frame's end
+        instruction-to-query-and-next: with its first token (CoRe's inclusive end)
+        query: the query's own text (Selective-ICR for Qwen)
+        last: the last token of the prompt (attention sorting)
+    ``layers``: first and last layer, counted from 0, both included; None reads all.
+    ``heads``: weight by ``"layer-head"``; None reads every head of the layers with weight 1.
+    ``values``: softmax attention, or the scaled logits before it.
+    ``over``: what the softmax of a row runs over: all keys; all but the first token, which
+    takes attention that has nowhere else to go; the tokens of documents.
+    ``combine``: heads are summed token by token before pooling, or each head's documents are
+    calibrated and pooled by themselves and document scores are summed.
+    """
+
+    rows: Literal[
+        "instruction-to-end",
+        "instruction-to-query",
+        "instruction-to-query-and-next",
+        "query",
+        "last",
+    ]
+    layers: tuple[int, int] | None = None
+    heads: dict[str, float] | None = None
+    values: Literal["attention", "logits"] = "attention"
+    over: Literal["all-keys", "without-sink", "documents"] = "all-keys"
+    combine: Literal["tokens", "documents"] = "tokens"
+
+    def __post_init__(self) -> None:
+        if self.layers is not None and not 0 <= self.layers[0] <= self.layers[1]:
+            raise InvalidInputError(f"signal.layers {list(self.layers)} is no range of layers")
+        if self.heads is not None:
+            if self.layers is not None:
+                raise InvalidInputError("signal.heads names layers itself; set signal.layers null")
+            wrong = [head for head in self.heads if not _HEAD.fullmatch(head)]
+            if wrong or not self.heads:
+                what = repr(wrong[0]) if wrong else "no head"
+                raise InvalidInputError(f"signal.heads has {what}; expected 'layer-head' names")
+        if self.values == "logits" and self.over != "all-keys":
+            raise InvalidInputError("signal.over concerns a softmax; logits have none")
+
+    @property
+    def weights(self) -> dict[int, dict[int, float]] | None:
+        """The weight of each head by layer, None for all."""
+        if self.heads is None:
+            return None
+        layers: dict[int, dict[int, float]] = {}
+        for name, weight in self.heads.items():
+            layer, head = map(int, name.split("-"))
+            layers.setdefault(layer, {})[head] = weight
+        return layers
+
+    @property
+    def layers_needed(self) -> int | None:
+        """How many of a model's layers have to be loaded and run, None for all."""
+        if self.heads is not None:
+            return 1 + max(self.weights or ())
+        return None if self.layers is None else 1 + self.layers[1]
 
 
 @dataclass(frozen=True, slots=True)
 class CalibrationChoice:
-    """What is subtracted: nothing, or the attention of a content-free query."""
+    """What a document's attention is compared with.
 
-    method: Literal["none", "null-query"]
-    null: str
+    ``nulls`` are content-free queries, averaged; none at all means no calibration.
+    ``instruction_share`` λ mixes the null with the instruction (1: ICR's) and without it
+    (0: the bare null), arXiv 2609.17764. ``compare`` subtracts token by token, or takes the
+    logarithm of the ratio of whole documents. ``temperature`` makes the scores of one ranking
+    a softmax over its documents; None leaves them as they are.
+    """
+
+    nulls: tuple[str, ...]
+    instruction_share: float = 1.0
+    compare: Literal["difference", "log-ratio"] = "difference"
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
-        if self.method == "null-query" and not self.null.strip():
-            raise InvalidInputError("calibration.null must not be empty for method null-query")
+        if not all(null.strip() for null in self.nulls):
+            raise InvalidInputError("calibration.nulls must not hold an empty query")
+        if not 0 <= self.instruction_share <= 1:
+            raise InvalidInputError(
+                f"calibration.instruction_share must lie in [0, 1]: {self.instruction_share}"
+            )
+        if self.compare == "log-ratio" and not self.nulls:
+            raise InvalidInputError("calibration.compare 'log-ratio' needs calibration.nulls")
+        if self.temperature is not None and not self.temperature > 0:
+            raise InvalidInputError(f"calibration.temperature must be positive: {self.temperature}")
 
 
 @dataclass(frozen=True, slots=True)
 class PoolingChoice:
-    """How a document's calibrated tokens become its score.
+    """How a document's tokens become its score.
 
     ``drop_below_stds`` leaves out tokens that are not above mean − that many standard
-    deviations of their document (None leaves out none).
+    deviations of their document (None leaves out none). ``reduce`` adds the kept tokens up,
+    averages them, or averages the ``top_k`` highest. ``length_exponent`` α divides a sum by
+    (number of kept tokens)^α. ``idf`` weights a token by how few of the candidates contain it,
+    ``entropy`` > 0 damps a score that few tokens carry; see ``scores``.
     """
 
     drop_below_stds: float | None
-    reduce: Literal["sum"]
+    reduce: Literal["sum", "mean", "top-k-mean"]
+    top_k: int | None = None
+    length_exponent: float = 0.0
+    idf: bool = False
+    entropy: float = 0.0
+
+    def __post_init__(self) -> None:
+        _at_least("pooling.top_k", self.top_k, 1)
+        if (self.reduce == "top-k-mean") != (self.top_k is not None):
+            raise InvalidInputError("pooling.top_k belongs to reduce 'top-k-mean', and only there")
+        if self.length_exponent and self.reduce != "sum":
+            raise InvalidInputError("pooling.length_exponent belongs to reduce 'sum'")
+        if self.entropy < 0:
+            raise InvalidInputError(f"pooling.entropy must not be negative: {self.entropy}")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a profile's heads were chosen with; other models and prompts need other heads."""
+
+    model: str
+    method: str
+    revision: str | None = None
+    dtype: str | None = None
+    prompt_sha256: str | None = None
+    data: tuple[str, ...] = ()
+    figures: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,90 +223,17 @@ class Profile:
     signal: SignalChoice
     calibration: CalibrationChoice
     pooling: PoolingChoice
+    made_with: Origin | None = None
+
+    def __post_init__(self) -> None:
+        if self.calibration.compare == "log-ratio" and self.signal.values == "logits":
+            raise InvalidInputError("calibration.compare 'log-ratio' needs signal.values attention")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the profile as what its JSON file holds."""
         return dataclasses.asdict(self)
 
 
-def shipped_profiles() -> list[str]:
-    """Return the names of the profiles that come with the package."""
-    return sorted(
-        entry.name.removesuffix(".json")
-        for entry in (resources.files("ranklens.rerank") / "profiles").iterdir()
-        if entry.name.endswith(".json")
-    )
-
-
-def load_profile(spec: str | Path | Profile) -> Profile:
-    """Return a profile by shipped name or JSON file; a Profile is returned as it is.
-
-    Raises MissingResourceError for an unknown name (with the known ones) or a missing file,
-    InvalidInputError naming file and field for a file that is not a profile.
-    """
-    if isinstance(spec, Profile):
-        return spec
-    if isinstance(spec, str) and spec in shipped_profiles():
-        entry = resources.files("ranklens.rerank") / "profiles" / f"{spec}.json"
-        return _parse(entry.read_text(encoding="utf-8"), f"profile {spec}")
-    path = Path(spec).expanduser()
-    if not path.is_file():
-        names = shipped_profiles()
-        close = difflib.get_close_matches(str(spec), names, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise MissingResourceError(
-            f"no profile {str(spec)!r}: neither a shipped one ({', '.join(names)}) nor a file{hint}"
-        )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise InvalidInputError(f"{path}: not UTF-8") from None
-    return _parse(text, str(path))
-
-
-def _parse(text: str, where: str) -> Profile:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InvalidInputError(f"{where}:{error.lineno}: not JSON ({error.msg})") from None
-    try:
-        profile = _build(Profile, value, "")
-    except InvalidInputError as error:
-        raise InvalidInputError(f"{where}: {error}") from None
-    assert isinstance(profile, Profile)
-    return profile
-
-
-def _build(kind: Any, value: Any, at: str) -> Any:
-    """Make a value of a field's type out of JSON, refusing everything that does not fit."""
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise InvalidInputError(f"{at or 'the profile'} must be a JSON object, got {value!r}")
-        hints = typing.get_type_hints(kind)
-        for problem, names in (
-            ("unknown field", sorted(set(value) - set(hints))),
-            ("missing field", sorted(set(hints) - set(value))),
-        ):
-            if names:
-                raise InvalidInputError(
-                    f"{problem} {_join(at, names[0])!r}; the fields here are {', '.join(hints)}"
-                )
-        return kind(**{name: _build(hints[name], value[name], _join(at, name)) for name in hints})
-    if typing.get_origin(kind) is Literal:
-        choices = typing.get_args(kind)
-        if value not in choices:
-            raise InvalidInputError(
-                f"{at} is {value!r}; it must be {' or '.join(map(repr, choices))}"
-            )
-        return value
-    allowed = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if type(value) is int and float in allowed:
-        value = float(value)
-    if type(value) not in allowed:
-        expected = " or ".join("null" if a is type(None) else a.__name__ for a in allowed)
-        raise InvalidInputError(f"{at} must be {expected}, got {value!r}")
-    return value
-
-
-def _join(at: str, name: str) -> str:
-    return f"{at}.{name}" if at else name
+def _at_least(name: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
+        raise InvalidInputError(f"{name} must be at least {least}: {value}")

@@ -1,7 +1,7 @@
 """Prompts as token pieces: what is shared, what branches, and where each document lies.
 
     {prefix} Here are some paragraphs:{sep}[1] {doc}{sep}…[N] {doc}{sep}     shared
-    {instruction}{sep}Query: {query}{suffix}                                 a tail, one per query
+    {instruction}{sep}Query: {query}{suffix}          a tail, one per query and content-free query
 
 Pieces are tokenised apart, so a document's tokens do not depend on its neighbours. Their bytes
 are the published prompt's; tokens can differ from the whole string's at a piece's end, where a
@@ -13,6 +13,7 @@ model's context asks for it, all to one token budget. What was cut is counted pe
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from ranklens.data.errors import InvalidInputError
 from ranklens.data.records import Document
 from ranklens.rerank.frames import Frame
 from ranklens.rerank.pieces import PieceTokenizer
-from ranklens.rerank.profile import PromptChoice
+from ranklens.rerank.profile import OrderChoice, Profile, PromptChoice
 
 MIN_DOCUMENT_TOKENS = 16
 """A context that leaves its longest documents less than this is refused: such a ranking would
@@ -28,33 +29,48 @@ be of first lines."""
 
 
 @dataclass(frozen=True, slots=True)
+class Tail:
+    """What follows the shared part in one branch.
+
+    Token ids, and the half-open range of those whose attention is read.
+    """
+
+    ids: list[int]
+    rows: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class PromptLayout:
     """Token ids of one ranking call, and the place of every document.
 
-    ``shared``: ids of prefix and documents. ``tails``: one list of ids per branch; each branch
-    follows the shared part directly and does not see the others. ``spans``: for each document,
-    in the order given by the caller, the half-open range of its tokens in ``shared``, marker
-    included. ``tokens_cut``: for each document the tokens left out.
+    ``shared``: ids of prefix and documents. ``tails``: one per branch; each follows the shared
+    part directly and does not see the others: first the ``queries`` real ones, then the
+    content-free ones with the instruction, then those without. ``spans``: for each document, in
+    the order given by the caller, the half-open range of its tokens in ``shared``.
+    ``tokens_cut``: for each document the tokens left out.
     """
 
     shared: list[int]
-    tails: tuple[list[int], ...]
+    tails: tuple[Tail, ...]
+    queries: int
     spans: tuple[tuple[int, int], ...]
     tokens_cut: tuple[int, ...]
 
     @property
     def length(self) -> int:
         """The longest branch in tokens: what has to fit the model's context."""
-        return len(self.shared) + max(map(len, self.tails))
+        return len(self.shared) + max(len(tail.ids) for tail in self.tails)
 
 
 class PromptBuilder:
     """Builds layouts for one tokenizer, chat frame and profile."""
 
-    def __init__(self, pieces: PieceTokenizer, frame: Frame, choice: PromptChoice) -> None:
+    def __init__(self, pieces: PieceTokenizer, frame: Frame, profile: Profile) -> None:
         self._pieces = pieces
         self._frame = frame
-        self._choice = choice
+        self._choice = choice = profile.prompt
+        self._calibration = profile.calibration
+        self._rows = profile.signal.rows
         marker = _marker(choice, 1)
         opening = pieces.trusted(
             frame.prefix + choice.introduction + frame.separator, marker, first=True
@@ -72,17 +88,21 @@ class PromptBuilder:
         ]
 
     def build(
-        self, queries: Sequence[str], documents: Sequence[Document], context: int
+        self,
+        queries: Sequence[str],
+        documents: Sequence[Document],
+        context: int,
+        *,
+        order: Sequence[int] | None = None,
     ) -> PromptLayout:
         """Lay out one tail per query over ``documents`` (best of the first stage first).
 
-        ``context`` is the model's limit in tokens. Raises InvalidInputError for an empty query
-        and when the documents cannot be shortened enough to fit.
+        ``context`` is the model's limit in tokens, ``order`` the documents' positions as they
+        stand in the prompt (default: the profile's, see ``orders``). Raises InvalidInputError
+        for an empty query and when the documents cannot be shortened enough to fit.
         """
-        tails = tuple(self._tail(query) for query in queries)
-        order = list(range(len(documents)))
-        if self._choice.order == "best-last":
-            order.reverse()
+        tails = self._tails(queries)
+        order = orders(self._choice.order, len(documents))[0] if order is None else order
         texts, cut = zip(*(self._document(document) for document in documents), strict=True)
         markers = [
             self._pieces.trusted(_marker(self._choice, number))
@@ -93,7 +113,7 @@ class PromptBuilder:
             + sum(map(len, markers))
             + (len(documents) - 1) * len(self._separator)
             + len(self._last_separator)
-            + max(map(len, tails))
+            + max(len(tail.ids) for tail in tails)
         )
         budget = _budget([len(text) for text in texts], context - fixed)
         if budget is None:
@@ -108,45 +128,78 @@ class PromptBuilder:
         for marker, index in zip(markers, order, strict=True):
             start = len(shared)
             shared += marker
+            if self._choice.span != "marker-and-text":
+                start = len(shared)
             shared += texts[index][:budget]
-            spans[index] = (start, len(shared))
+            spans[index] = (start, len(shared) + (self._choice.span == "text-and-next"))
             shared += self._separator if index != order[-1] else self._last_separator
         return PromptLayout(
             shared=shared,
             tails=tails,
+            queries=len(queries),
             spans=tuple(spans),
             tokens_cut=tuple(
                 words + max(0, len(text) - budget) for text, words in zip(texts, cut, strict=True)
             ),
         )
 
-    def _tail(self, query: str) -> list[int]:
+    def _tails(self, queries: Sequence[str]) -> tuple[Tail, ...]:
+        instruction = self._choice.instruction + self._frame.separator
+        nulls, share = self._calibration.nulls, self._calibration.instruction_share
+        tails = [self._tail(query, instruction) for query in queries]
+        if share > 0:
+            tails += [self._tail(null, instruction) for null in nulls]
+        if share < 1:
+            tails += [self._tail(null, "") for null in nulls]
+        return tuple(tails)
+
+    def _tail(self, query: str, instruction: str) -> Tail:
         query = query.strip()
         if not query:
             raise InvalidInputError("the query is empty: there is nothing to rank by")
-        opening = self._choice.instruction + self._frame.separator + self._choice.query_label
-        return (
-            self._pieces.trusted(opening)
-            + self._text(query)
-            + self._pieces.trusted(self._frame.suffix)
-        )
+        opening = self._pieces.trusted(instruction + self._choice.query_label)
+        text = self._text(query)
+        ids = opening + text + self._pieces.trusted(self._frame.suffix)
+        after_query = len(opening) + len(text)
+        rows = {
+            "instruction-to-end": (0, len(ids)),
+            "instruction-to-query": (0, after_query),
+            "instruction-to-query-and-next": (0, min(after_query + 1, len(ids))),
+            "query": (len(opening), after_query),
+            "last": (len(ids) - 1, len(ids)),
+        }
+        return Tail(ids, rows[self._rows])
 
     def _document(self, document: Document) -> tuple[list[int], int]:
-        """Return a document's ids after the word limit, and the number of tokens it cost."""
+        """Return a document's ids after the profile's limits, and the tokens these cost."""
         words = document.text.split(" ")
         kept, rest = words, words[:0]
         if self._choice.document_words is not None:
             kept, rest = words[: self._choice.document_words], words[self._choice.document_words :]
         text = " ".join(kept)
-        if document.title:
+        if document.title and self._choice.title_separator is not None:
             text = document.title + self._choice.title_separator + text
-        return self._text(text.strip()), len(self._text(" ".join(rest))) if rest else 0
+        ids = self._text(text.strip())
+        limit = self._choice.document_tokens or len(ids)
+        cut = max(0, len(ids) - limit) + (len(self._text(" ".join(rest))) if rest else 0)
+        return ids[:limit], cut
 
     def _text(self, text: str) -> list[int]:
         """Return the ids of somebody's text after a blank, marks of the frame broken up."""
         for mark in self._marks:
             text = text.replace(mark, f"{mark[0]} {mark[1:]}")
         return self._pieces.text(" " + text)
+
+
+def orders(choice: OrderChoice, documents: int) -> list[list[int]]:
+    """Return the prompt orders of a profile, one per permutation, as positions in the input."""
+    given = list(range(documents))
+    if choice.arrange == "shuffled":
+        return [
+            random.Random(choice.seed + k).sample(given, documents)
+            for k in range(choice.permutations)
+        ]
+    return [given[::-1] if choice.arrange == "best-last" else given]
 
 
 def _marker(choice: PromptChoice, number: int) -> str:

@@ -1,43 +1,159 @@
-"""From token signals to document scores: calibration, then pooling. All in float64."""
+"""From token signals to document scores: calibration and pooling. All in float64.
+
+With a(j) the attention of a query to token j and b(j) that of the content-free ones,
+
+    b = λ · mean over nulls with instruction + (1 − λ) · mean over nulls without
+    difference     score(d) = pool_{j in d} (a(j) − b(j))
+    log-ratio      score(d) = log pool_{j in d} a(j) − log pool_{j in d} b(j)
+
+ICR (arXiv 2410.02642) is the difference with λ = 1; λ as in arXiv 2609.17764. Where a profile
+combines heads by documents, the formulas hold for each head and scores are summed by weight.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ranklens.rerank.profile import CalibrationChoice, PoolingChoice
+from ranklens.rerank.engine import TokenSignal
+from ranklens.rerank.profile import CalibrationChoice, PoolingChoice, Profile
+from ranklens.rerank.prompt import PromptLayout
 
 if TYPE_CHECKING:
     import torch
 
+_TINY = 1e-30
 
-def calibrate(totals: torch.Tensor, choice: CalibrationChoice) -> torch.Tensor:
-    """Return one calibrated value per token, [shared], from totals [tails, shared].
 
-    The first tail is the query. ``null-query`` subtracts the second, the content-free query
-    (ICR, arXiv 2410.02642: ``c_j = s_q[j] − s_0[j]``); ``none`` takes the query's as they are.
-    """
-    return totals[0] - totals[1] if choice.method == "null-query" else totals[0]
+def document_scores(
+    signal: TokenSignal, layout: PromptLayout, profile: Profile
+) -> list[list[float]]:
+    """Return for each real query of the layout one score per document, in the input's order."""
+    import torch
+
+    if profile.signal.combine == "documents":
+        by_head = signal.mass.double()
+        weights = [signal.plan.weights[layer][head] for layer, head in signal.plan.heads]
+    else:
+        by_head, weights = signal.total()[None], [1.0]
+    scores = []
+    for query in range(layout.queries):
+        values = per_head_scores(by_head, layout, profile, query)
+        total = torch.tensor(weights, dtype=torch.float64) @ values
+        if profile.calibration.temperature is not None:
+            total = torch.softmax(total / profile.calibration.temperature, dim=0)
+        scores.append([float(value) for value in total])
+    return scores
+
+
+def per_head_scores(
+    mass: torch.Tensor, layout: PromptLayout, profile: Profile, query: int = 0
+) -> torch.Tensor:
+    """Return calibrated and pooled scores [heads, documents] from masses [heads, tails, shared]."""
+    import torch
+
+    own = mass[:, query]
+    null = baseline(mass, layout, profile.calibration)
+    idf = _idf(layout) if profile.pooling.idf else None
+
+    def pooled(tokens: torch.Tensor) -> torch.Tensor:
+        if idf is not None:
+            tokens = tokens * idf
+        return pool(tokens, layout.spans, profile.pooling)
+
+    if null is None:
+        return pooled(own)
+    if profile.calibration.compare == "difference":
+        return pooled(own - null)
+    # An empty document has no mass with either query: a ratio of one.
+    return torch.log(pooled(own).clamp_min(_TINY)) - torch.log(pooled(null).clamp_min(_TINY))
+
+
+def baseline(
+    mass: torch.Tensor, layout: PromptLayout, choice: CalibrationChoice
+) -> torch.Tensor | None:
+    """Return what the content-free queries pay, [heads, shared]; None without calibration."""
+    nulls, share = len(choice.nulls), choice.instruction_share
+    if not nulls:
+        return None
+    rest = mass[:, layout.queries :]
+    if share in (0.0, 1.0):
+        return rest.mean(1)
+    return share * rest[:, :nulls].mean(1) + (1 - share) * rest[:, nulls:].mean(1)
 
 
 def pool(
     tokens: torch.Tensor, spans: Sequence[tuple[int, int]], choice: PoolingChoice
-) -> list[float]:
-    """Return one score per document, the sum of its kept tokens.
+) -> torch.Tensor:
+    """Return document scores [heads, documents] from token values [heads, shared].
 
     ICR keeps a token when it is strictly above mean − 2 · std of its document (unbiased std),
     so only abnormally low ones go. As in the reference a document whose tokens are all alike,
-    or that has one token, keeps none and scores 0.
+    or that has one token, keeps none and scores 0. The entropy term multiplies a score by
+    (H / log n)^entropy, H being the entropy of the kept tokens' shares of absolute value: a
+    score spread over its n tokens stays, one that a single token carries goes towards 0.
     """
-    scores = []
-    for start, end in spans:
-        document = tokens[start:end]
-        if choice.drop_below_stds is not None:
-            # std of one token is undefined; its comparison would be False through NaN.
-            if end - start < 2:
-                document = document[:0]
-            else:
-                lowest = document.mean() - choice.drop_below_stds * document.std()
-                document = document[document > lowest]
-        scores.append(float(document.sum()))
-    return scores
+    import torch
+
+    return torch.stack([_document(tokens[:, first:end], choice) for first, end in spans], dim=1)
+
+
+def _document(tokens: torch.Tensor, choice: PoolingChoice) -> torch.Tensor:
+    """Return the score of one document for each head, from [heads, tokens]."""
+    import torch
+
+    length = tokens.shape[1]
+    keep = torch.ones_like(tokens, dtype=torch.bool)
+    if choice.drop_below_stds is not None:
+        # The std of one token is undefined; its comparison would be False through NaN.
+        if length < 2:
+            keep = torch.zeros_like(keep)
+        else:
+            spread = tokens.std(1, keepdim=True)
+            keep = tokens > tokens.mean(1, keepdim=True) - choice.drop_below_stds * spread
+    kept = torch.where(keep, tokens, 0.0)
+    count = keep.sum(1).clamp_min(1)
+    if choice.reduce == "top-k-mean":
+        assert choice.top_k is not None
+        highest = torch.where(keep, tokens, -torch.inf).sort(1, descending=True).values
+        highest = highest[:, : choice.top_k]
+        score = torch.where(highest.isfinite(), highest, 0.0).sum(1)
+        score = score / count.clamp_max(choice.top_k)
+    else:
+        exponent = 1.0 if choice.reduce == "mean" else choice.length_exponent
+        score = kept.sum(1) / count.double() ** exponent
+    if choice.entropy:
+        score = score * _evenness(kept.abs(), count) ** choice.entropy
+    return score
+
+
+def _evenness(values: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+    """Return the entropy of each row's shares over the largest it could be; 1 for one token."""
+    import torch
+
+    shares = values / values.sum(1, keepdim=True).clamp_min(_TINY)
+    entropy = -torch.special.xlogy(shares, shares).sum(1)
+    return torch.where(count > 1, entropy / torch.log(count.double().clamp_min(2)), 1.0)
+
+
+def _idf(layout: PromptLayout) -> torch.Tensor:
+    """Return a weight per shared token by how few of the N documents hold it.
+
+    log((N + 1) / df) / log(N + 1): 1 for a token of a single document, least for one of all.
+    """
+    import torch
+
+    documents = [set(layout.shared[first:end]) for first, end in layout.spans]
+    frequency: dict[int, int] = {}
+    for document in documents:
+        for token in document:
+            frequency[token] = frequency.get(token, 0) + 1
+    number = len(documents) + 1
+    return torch.tensor(
+        [
+            math.log(number / frequency[token]) / math.log(number) if token in frequency else 1.0
+            for token in layout.shared
+        ],
+        dtype=torch.float64,
+    )

@@ -15,7 +15,7 @@ from ranklens import AttentionReranker, Document, Query
 from ranklens.data.errors import InvalidInputError, MissingResourceError, NumericalError, UsageError
 from ranklens.rerank.device import choose_placement
 from ranklens.rerank.engine import AttentionEngine
-from ranklens.rerank.profile import load_profile
+from ranklens.rerank.profile_file import load_profile
 
 MakeModel = Callable[..., Path]
 DOCUMENTS = [
@@ -106,7 +106,7 @@ def test_only_the_long_document_pays_for_a_small_context(tiny_model: MakeModel) 
     assert layout.tokens_cut[0] == 0 < layout.tokens_cut[1]
     assert layout.length <= 600
     suffix = reranker.engine.tokenizer("<|im_end|>")["input_ids"][0]
-    assert all(suffix in tail for tail in layout.tails), "query and suffix are never cut"
+    assert all(suffix in tail.ids for tail in layout.tails), "query and suffix are never cut"
 
 
 def test_a_context_overflow_says_what_to_do(tiny_model: MakeModel) -> None:
@@ -141,7 +141,9 @@ def test_hostile_text_stays_inside_its_span(reranker: AttentionReranker, text: s
     control = set(reranker.engine.tokenizer.all_special_ids)
     harmless = reranker.layout("harmless", [DOCUMENTS[0], Document("h", "h"), DOCUMENTS[1]])
     for ours, theirs in zip(
-        [layout.shared, *layout.tails], [harmless.shared, *harmless.tails], strict=True
+        [layout.shared, *(tail.ids for tail in layout.tails)],
+        [harmless.shared, *(tail.ids for tail in harmless.tails)],
+        strict=True,
     ):
         assert [t for t in ours if t in control] == [t for t in theirs if t in control]
     start, end = layout.spans[1]

@@ -32,7 +32,7 @@ from ranklens.data.models import pull
 from ranklens.data.records import Document
 from ranklens.rerank.attention_reranker import AttentionReranker
 from ranklens.rerank.engine import AttentionEngine
-from ranklens.rerank.profile import load_profile
+from ranklens.rerank.profile_file import load_profile
 
 TEXTS = [
     "Paris is the capital of France, and has been since the tenth century.",
@@ -122,7 +122,7 @@ def check(folder: Path, family: str, documents: list[str], query: str = QUERY) -
     )
     records = [Document(f"d{i}", text) for i, text in enumerate(documents)]
     layout = reranker.layout(query, records)
-    assert layout.shared + layout.tails[0] == expected.ids, "prompt tokens differ"
+    assert layout.shared + layout.tails[0].ids == expected.ids, "prompt tokens differ"
     assert len(layout.shared) == expected.query_start
     assert list(layout.spans) == expected.spans
 

@@ -25,13 +25,13 @@ from ranklens.data.errors import InvalidInputError
 from ranklens.data.records import Document
 from ranklens.rerank.frames import Frame, frame_of
 from ranklens.rerank.pieces import PieceTokenizer
-from ranklens.rerank.profile import load_profile
+from ranklens.rerank.profile_file import load_profile
 from ranklens.rerank.prompt import PromptBuilder, PromptLayout
 
-ICR = load_profile("icr").prompt
+ICR = load_profile("icr")
 TRAINING = [
     "Paris is the capital of France, and has been since the tenth century.\n\n[1] foo\n\n",
-    ICR.instruction,
+    ICR.prompt.instruction,
     "[INST] Here are some paragraphs: [/INST] Query: N/A user assistant",
     "the of and in is to a ] [ 1 2 3 . ,\n\n\n\nb" * 3,
 ]
@@ -127,7 +127,7 @@ def whole(frame: Frame, documents: list[str], query: str = "capital of France") 
     text = frame.prefix + " Here are some paragraphs:" + frame.separator
     for number, document in enumerate(reversed(documents), start=1):
         text += f"[{number}] {document.strip()}{frame.separator}"
-    return f"{text}{ICR.instruction}{frame.separator}Query: {query}{frame.suffix}"
+    return f"{text}{ICR.prompt.instruction}{frame.separator}Query: {query}{frame.suffix}"
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -137,13 +137,13 @@ def test_pieces_are_the_tokens_of_the_whole_prompt(name: str) -> None:
         tokenizer.chat_template = MISTRAL
     layout, frame = build(tokenizer, DOCUMENTS)
     assert frame.name == name.split("-v0")[0].removesuffix("-prefix-space")
-    assert layout.shared + layout.tails[0] == tokenizer(whole(frame, DOCUMENTS))["input_ids"]
+    assert layout.shared + layout.tails[0].ids == tokenizer(whole(frame, DOCUMENTS))["input_ids"]
 
 
 def test_where_a_tokenizer_merges_over_a_piece_s_end_the_bytes_are_the_same() -> None:
     tokenizer = fast(byte_level("<|im_start|>", "<|im_end|>", regex=LLAMA3))
     layout, frame = build(tokenizer, DOCUMENTS)
-    ids = layout.shared + layout.tails[0]
+    ids = layout.shared + layout.tails[0].ids
     assert tokenizer.decode(ids) == whole(frame, DOCUMENTS)
     assert ids != tokenizer(whole(frame, DOCUMENTS))["input_ids"], "the documented difference"
 
@@ -181,7 +181,7 @@ def test_a_plain_text_frame_cannot_be_closed_by_a_document_or_query(form: str) -
     layout, frame = build(tokenizer, ["one [/INST] two", "[INST] three"], "why [/INST] four")
     shared, tail = (
         "".join(tokenizer.convert_ids_to_tokens(ids)).replace("▁", " ")
-        for ids in (layout.shared, layout.tails[0])
+        for ids in (layout.shared, layout.tails[0].ids)
     )
     assert shared.count("[INST]") == 1
     assert "[/INST]" not in shared

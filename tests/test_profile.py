@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ranklens.data.errors import InvalidInputError, MissingResourceError
-from ranklens.rerank.profile import load_profile, shipped_profiles
+from ranklens.rerank.profile_file import load_profile, shipped_profiles
 
 
 def icr(**changes: Any) -> dict[str, Any]:
@@ -37,9 +37,9 @@ def test_a_shipped_profile_round_trips_and_says_its_source(name: str, tmp_path: 
 
 def test_icr_is_the_paper_s() -> None:
     profile = load_profile("icr")
-    assert profile.prompt.order == "best-last"
+    assert profile.prompt.order.arrange == "best-last"
     assert profile.prompt.document_words == 300
-    assert profile.calibration.null == "N/A"
+    assert profile.calibration.nulls == ("N/A",)
     assert profile.pooling.drop_below_stds == 2.0
 
 
@@ -49,13 +49,16 @@ def test_icr_is_the_paper_s() -> None:
         (icr(heads="all"), "unknown field 'heads'"),
         (icr(prompt__stop="x"), "unknown field 'prompt.stop'"),
         ({"name": "x"}, "missing field 'calibration'"),
-        (icr(prompt__order="sideways"), "prompt.order is 'sideways'; it must be 'best-last' or"),
-        (icr(prompt__document_words="many"), "prompt.document_words must be int or null"),
-        (icr(prompt__document_words=True), "prompt.document_words must be int or null"),
+        (
+            icr(prompt__order__arrange="sideways"),
+            "prompt.order.arrange is 'sideways'; it must be 'best-last' or",
+        ),
+        (icr(prompt__document_words="many"), "prompt.document_words must be int"),
+        (icr(prompt__document_words=True), "prompt.document_words must be int"),
         (icr(prompt__document_words=0), "document_words must be at least 1: 0"),
         (icr(prompt__marker="[i]"), "must hold {number} once"),
         (icr(prompt__instruction=" "), "must not be empty"),
-        (icr(calibration__null=""), "calibration.null must not be empty"),
+        (icr(calibration__nulls=[""]), "calibration.nulls must not hold an empty query"),
         (icr(prompt="none"), "prompt must be a JSON object"),
         ([1], "the profile must be a JSON object"),
         ("{", "mine.json:1: not JSON"),
@@ -70,5 +73,5 @@ def test_a_profile_file_that_cannot_be_used(tmp_path: Path, value: object, messa
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(MissingResourceError, match=r"no profile 'irc'.*shipped one \(icr.*'icr'\?"):
+    with pytest.raises(MissingResourceError, match=r"no profile 'irc'.*, icr, .*'icr'\?"):
         load_profile("irc")

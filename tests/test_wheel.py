@@ -31,7 +31,7 @@ assert {m.OWNER for m in (cli, data, eval, rerank, retrieval)} == {"user"}
 for module in (ranklens, ranklens.cli, ranklens.data, ranklens.eval, ranklens.rerank,
                ranklens.retrieval):
     assert Path(module.__file__).resolve().is_relative_to(sys.argv[1]), module.__file__
-assert ranklens.rerank.profile.load_profile("icr").name == "icr"
+assert ranklens.rerank.profile_file.load_profile("icr").name == "icr"
 print(ranklens.__version__)
 """
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ranklens.rerank.base import Ranking as Ranking
     from ranklens.rerank.base import Reranker as Reranker
     from ranklens.rerank.profile import Profile as Profile
-    from ranklens.rerank.profile import load_profile as load_profile
+    from ranklens.rerank.profile_file import load_profile as load_profile
     from ranklens.retrieval.base import Retriever as Retriever
     from ranklens.retrieval.bm25 import BM25Retriever as BM25Retriever
 
@@ -47,7 +47,8 @@ _MODULES = {
     "ranklens.eval.measures": ("evaluate",),
     "ranklens.rerank.attention_reranker": ("AttentionReranker",),
     "ranklens.rerank.base": ("RankedDocument", "Ranking", "Reranker"),
-    "ranklens.rerank.profile": ("Profile", "load_profile"),
+    "ranklens.rerank.profile": ("Profile",),
+    "ranklens.rerank.profile_file": ("load_profile",),
     "ranklens.retrieval.base": ("Retriever",),
     "ranklens.retrieval.bm25": ("BM25Retriever",),
 }

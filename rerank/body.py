@@ -1,0 +1,87 @@
+"""Causal attention of the shared tokens among themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+_BLOCK = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Softmax:
+    """How a layer turns products into weights.
+
+    ``window``: a token sees itself and that many − 1 before it; None sees all. ``softcap`` c
+    bounds logits as c · tanh(logit / c) (Gemma 2). ``sinks`` [heads]: a logit per head that
+    takes part in the softmax and carries no value (GPT-OSS).
+    """
+
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+    sinks: torch.Tensor | None = None
+
+    def cap(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return scaled logits after the soft cap."""
+        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
+
+    def normalise(self, logits: torch.Tensor, heads: slice) -> torch.Tensor:
+        """Return weights over the last dimension; logits [heads, rows, keys] in fp32."""
+        if self.sinks is None:
+            return torch.softmax(logits, dim=-1)
+        sink = self.sinks[heads].float()[:, None]
+        total = torch.logaddexp(logits.logsumexp(-1), sink)
+        return torch.exp(logits - total[..., None])
+
+
+def causal_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, softmax: Softmax
+) -> torch.Tensor:
+    """Return the attention output [1, P, heads, D].
+
+    Shapes: query [1, heads, P, D]; key, value [1, key heads, P, D]. What a fused kernel cannot
+    do (window, soft cap, sinks) is computed in blocks of rows, so nothing of size P × P is
+    stored either way.
+    """
+    heads, length = query.shape[1:3]
+    plain = softmax.softcap is None and softmax.sinks is None
+    if plain and (softmax.window is None or length <= softmax.window):
+        if query.is_cuda and heads != key.shape[1]:
+            # CUDA's memory-efficient kernel takes no groups, and what would stand in for it in
+            # fp32 stores heads × P × P.
+            key, value = (x.repeat_interleave(heads // key.shape[1], 1) for x in (key, value))
+        out = F.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=softmax.scale,
+            enable_gqa=heads != key.shape[1],
+        )  # fmt: skip
+        return out.transpose(1, 2)
+    output = query.new_empty(1, length, heads, value.shape[-1])
+    for start in range(0, length, _BLOCK):
+        output[0, start : start + _BLOCK] = _rows(query[0], key[0], value[0], start, softmax)
+    return output
+
+
+def _rows(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, start: int, softmax: Softmax
+) -> torch.Tensor:
+    """Return the output [rows, heads, D] of a block of rows that begins at ``start``."""
+    heads, length, size = query.shape
+    key_heads = key.shape[0]
+    end = min(start + _BLOCK, length)
+    first = 0 if softmax.window is None else max(0, start + 1 - softmax.window)
+    rows = query[:, start:end].reshape(key_heads, -1, size)
+    logits = (rows @ key[:, first:end].transpose(1, 2)).float() * softmax.scale
+    logits = softmax.cap(logits).view(heads, end - start, end - first)
+    distance = (
+        torch.arange(start, end, device=query.device)[:, None]
+        - torch.arange(first, end, device=query.device)[None]
+    )
+    hidden = distance < 0
+    if softmax.window is not None:
+        hidden |= distance >= softmax.window
+    weights = softmax.normalise(logits.masked_fill_(hidden, -torch.inf), slice(None))
+    weights = weights.to(value.dtype).view(key_heads, -1, end - first)
+    return (weights @ value[:, first:end]).view(heads, end - start, -1).transpose(0, 1)
