@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 RETRIEVERS = ("bm25",)
 RERANKERS = ("attention",)
-DEFAULT_RERANKER = "attention:smollm2-135m"
+DEFAULT_MODEL = "smollm2-135m"
+DEFAULT_RERANKER = f"attention:{DEFAULT_MODEL}"
 DEFAULT_PROFILE = "icr"
 # What a score can depend on, besides the model and the profile.
 _VERSIONS = ("ranklens", "tokenizers", "torch", "transformers")

@@ -1,0 +1,1 @@
+"""Finding out which heads of a model tell relevant documents from others."""

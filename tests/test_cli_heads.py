@@ -1,0 +1,80 @@
+"""``ranklens heads`` from the command line, with a tiny model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="the extra llm is not installed")
+pytest_plugins = ["cli_fixtures"]
+
+Call = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.mark.parametrize("method", ["qrhead", "core", "needle"])
+def test_detect_writes_a_profile_that_reranks(
+    call: Call, collection: Path, tiny_model: Callable[..., Path], method: str
+) -> None:
+    model = tiny_model()
+    done = call(
+        "heads", "detect", collection, "--candidates", "all", "--depth", "12", "--model", model,
+        "--method", method, "--top", "3", "--picture", "map.svg", "--compare", "core-phi-4",
+        "-o", "found.json", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert len(said["heads"]) == 3
+    assert said["overlap"] == {"core-phi-4": {"shared": 0, "of": 8}}
+    assert said["figures"]["held_out_lists"] == 1
+    assert 0 <= said["figures"]["chosen heads nDCG@10"] <= 1
+    assert Path("map.svg").read_text().startswith("<svg")
+    profile = json.loads(Path("found.json").read_text())
+    assert profile["made_with"]["data"] == ["tiny"]
+    assert profile["made_with"]["revision"]
+    again = call(
+        "rerank", collection, "all", "--reranker", f"attention:{model}", "--profile", "found.json",
+        "-o", "out.run", "--json",
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert len(Path("out.run").read_text().splitlines()) == 48
+
+
+def test_learn_needs_enough_lists_and_resumes(
+    call: Call, collection: Path, long_collection: Path, tiny_model: Callable[..., Path]
+) -> None:
+    model = tiny_model()
+    few = call("heads", "learn", collection, "--candidates", "all", "--model", model,
+               "-o", "learned.json")  # fmt: skip
+    assert few.returncode == 5
+    assert "4 judged lists are too few" in few.stderr
+    assert not Path("learned.json").exists()
+    learn = (
+        "heads", "learn", long_collection, "--candidates", "all", "--model", model, "--limit",
+        "12", "--depth", "12", "--cache", "kept", "-o", "learned.json", "--json",
+    )  # fmt: skip
+    done = call(*learn)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["figures"]["lists"] == 12
+    assert said["layers_needed"] in (1, 2)
+    first = Path("learned.json").read_bytes()
+    assert len(list(Path("kept").iterdir())) == 4, "equal lists are read once"
+    assert call(*learn).returncode == 0
+    assert Path("learned.json").read_bytes() == first
+
+
+def test_show_and_wrong_arguments(call: Call) -> None:
+    shown = call("heads", "show", "qrhead-llama-3.1-8b-lme", "--compare", "core-llama-3.1-8b")
+    assert shown.returncode == 0
+    assert "shares 7 heads with the 8 of core-llama-3.1-8b" in shown.stdout
+    assert call("heads", "show", "nothing").returncode == 4
+    drawn = call("heads", "show", "icr", "--picture", "x.svg")
+    assert drawn.returncode == 2
+    assert "nothing to draw" in drawn.stderr
+    unknown = call("heads", "detect", "sample:pydocs", "--method", "luck", "-o", "x.json")
+    assert unknown.returncode == 2
+    assert "unknown method 'luck'" in unknown.stderr
