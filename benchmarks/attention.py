@@ -6,11 +6,13 @@ For every dtype and number of documents each contender has a process of its own,
 token ids with the same weights. After one untimed query they take turns for ``--repeat``
 rounds, one at a time, so that a machine that slows down slows all of them. Contenders:
 
-    eager   the whole prompt twice (query, N/A) through the base model with output_attentions:
-            the oracle of the tests, less its vocabulary projection
-    cached  the shared part once into a KV cache (SDPA), then both tails over it with
-            output_attentions: the order of work of the published ICR code
-    engine  ranklens
+    eager       the whole prompt twice (query, N/A) through the base model with
+                output_attentions: the oracle of the tests, less its vocabulary projection
+    sdpa        the whole prompt twice through SDPA, the tail's rows computed once more to be read
+    cached      the shared part once into a KV cache (SDPA), then both tails over it with
+                output_attentions: the order of work of the published ICR code
+    engine      ranklens, profile icr
+    early-exit  ranklens, ``--profile``, which reads fewer heads and stops at its last layer
 
 A round takes the first ``--queries`` queries; times are medians over the rounds, and a ratio is
 the median of the rounds' ratios. Memory is read three ways: *peak*, the largest resident set of
@@ -21,7 +23,8 @@ Nothing is reported when outputs disagree: in float32 token scores differ by mor
 eager's, or the ranking differs; in bfloat16 token scores lie, root mean square over all of
 them, further from eager float32 than twice eager bfloat16's do. The last column says how far:
 the largest difference in float32; in bfloat16 the quotient of the root mean squares and that of
-the largest differences of document scores.
+the largest differences of document scores. For early-exit the outputs are document scores (1e-3
+in float32, a sum over some 200 logarithms).
 """
 
 from __future__ import annotations
@@ -52,7 +55,7 @@ def main() -> None:
         f"command: python benchmarks/attention.py {' '.join(sys.argv[1:])}",
         f"machine: {os.cpu_count()} cores, {_cpu()}, Python {platform.python_version()}",
         "",
-        "dtype     docs tokens  contender  seconds     min     max  peak MB  model  added"
+        "dtype     docs tokens  contender   seconds     min     max  peak MB  model  added"
         "   time×  peak÷ model÷ added÷  off",
     ]
     for documents in arguments.documents:
@@ -89,12 +92,14 @@ def _report(dtype: str, documents: int, rows: dict[str, Measured], fp32: Measure
         off = "" if row is fp32 else _agreement(name, dtype, row, base, fp32)
         times = row["seconds"]
         lines.append(
-            f"{dtype:9} {documents:4} {row['tokens']:6}  {name:9} {statistics.median(times):8.2f} "
+            f"{dtype:9} {documents:4} {row['tokens']:6}  {name:10} {statistics.median(times):8.2f} "
             f"{min(times):7.2f} {max(times):7.2f} {row['peak'] / 1e6:8.0f} "
             f"{row['model'] / 1e6:6.0f} {row['added'] / 1e6:6.0f}  {_ratios(base, row)}  {off}"
         )
     if dtype != "float32":
-        lines.append(f"{'engine against eager float32':>76}  {_ratios(fp32, rows['engine'])}")
+        for name in ("engine", "early-exit"):
+            told = f"{name} against eager float32"
+            lines.append(f"{told:>77}  {_ratios(fp32, rows[name])}")
     return lines
 
 
@@ -107,21 +112,25 @@ def _ratios(base: Measured, row: Measured) -> str:
 
 def _agreement(name: str, dtype: str, row: Measured, eager: Measured, fp32: Measured) -> str:
     """Say how far a contender is from eager; end the program where that is too far."""
+    outputs = "learned" if name == "early-exit" else "tokens_scored"
+    if dtype == "float32" and name == "early-exit":
+        worst = max(_differences(row[outputs], eager[outputs]))
+        if worst > 1e-3:
+            sys.exit(f"{name} {dtype}: document scores differ by {worst:.2e}: no figures")
+        return f"{worst:.1e}"
     if dtype == "float32":
-        worst = max(_differences(row["tokens_scored"], eager["tokens_scored"]))
+        worst = max(_differences(row[outputs], eager[outputs]))
         if worst > 1e-5 or row["ranking"] != eager["ranking"]:
             sys.exit(f"{name} {dtype}: token scores differ by {worst:.2e}: no figures")
         return f"{worst:.1e}"
     own, allowed = (
-        statistics.fmean(d * d for d in _differences(x["tokens_scored"], fp32["tokens_scored"]))
-        ** 0.5
+        statistics.fmean(d * d for d in _differences(x[outputs], fp32[outputs])) ** 0.5
         for x in (row, eager)
     )
     if own > 2 * allowed:
-        sys.exit(
-            f"{name} {dtype}: token scores are {own:.1e} off, eager's {allowed:.1e}: no figures"
-        )
-    largest, eagers = (max(_differences(x["scores"], fp32["scores"])) for x in (row, eager))
+        sys.exit(f"{name} {dtype}: scores are {own:.1e} off, eager's {allowed:.1e}: no figures")
+    documents = "learned" if name == "early-exit" else "scores"
+    largest, eagers = (max(_differences(x[documents], fp32[documents])) for x in (row, eager))
     return f"{own / allowed:.2f}, {largest / eagers:.2f}"
 
 
@@ -136,6 +145,7 @@ def _start(
         sys.executable, __file__, arguments.collection, "--candidates", arguments.candidates,
         "--model", arguments.model, "--queries", str(arguments.queries),
         "--documents", str(documents), "--worker", name, "--dtype", dtype,
+        "--profile", arguments.profile,
     ]  # fmt: skip
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -171,6 +181,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--queries", type=int, default=3)
     parser.add_argument("--documents", type=int, nargs="+", default=[5, 10, 20])
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--profile", default="smollm2-135m-learned")
     parser.add_argument("--output")
     parser.add_argument("--worker", choices=CONTENDERS)
     parser.add_argument("--dtype", choices=DTYPES)

@@ -7,18 +7,21 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from attention_peers import Contender, peer
 
 if TYPE_CHECKING:
     import torch
 
+    from ranklens.rerank.profile import Profile
     from ranklens.rerank.prompt import PromptLayout
 
-    Contender = Callable[[PromptLayout], torch.Tensor]
-
-CONTENDERS = ("eager", "cached", "engine")
+CONTENDERS = ("eager", "sdpa", "cached", "engine", "early-exit")
+LAYERS = 30
+"""Of SmolLM2-135M, whose learned profile is compared."""
 
 
 def serve(arguments: argparse.Namespace) -> None:
@@ -27,21 +30,23 @@ def serve(arguments: argparse.Namespace) -> None:
 
     from ranklens.data.models import pull
     from ranklens.rerank.attention_reranker import AttentionReranker
-    from ranklens.rerank.scores import pool
+    from ranklens.rerank.profile_file import load_profile
 
     libraries = _memory("VmRSS")
     path = pull(arguments.model)
-    reranker = AttentionReranker.from_pretrained(path, device="cpu", dtype=arguments.dtype)
+    profile = load_profile(arguments.profile if arguments.worker == "early-exit" else "icr")
+    reranker = AttentionReranker.from_pretrained(
+        path, profile=profile, device="cpu", dtype=arguments.dtype
+    )
     layouts = _layouts(arguments, reranker)
-    contender: Contender
-    if arguments.worker == "engine":
-        contender = lambda layout: reranker.read(layout).total()  # noqa: E731
+    if arguments.worker in ("engine", "early-exit"):
+        contender: Contender = lambda layout: reranker.read(layout).mass  # noqa: E731
     else:
         reranker.engine.model = None
         gc.collect()
-        contender = _eager(path, arguments.dtype, cached=arguments.worker == "cached")
+        contender = peer(arguments.worker, path, arguments.dtype)
     before = 0
-    totals: list[torch.Tensor] = []
+    masses: list[torch.Tensor] = []
     for line in sys.stdin:
         answer: dict[str, Any] = {}
         if line.strip() == "warm up":
@@ -50,21 +55,60 @@ def serve(arguments: argparse.Namespace) -> None:
             before = _memory("VmRSS")
         elif line.strip() == "round":
             start = time.perf_counter()
-            totals = [contender(layout) for layout in layouts]
+            masses = [contender(layout) for layout in layouts]
             answer["seconds"] = time.perf_counter() - start
         else:
             peak = _memory("VmHWM")
             answer = {"peak": peak, "model": peak - libraries, "added": max(peak - before, 1)}
             answer["tokens"] = sum(layout.length for layout in layouts) // len(layouts)
-            answer |= {"scores": [], "ranking": [], "tokens_scored": []}
-            for layout, total in zip(layouts, totals, strict=True):
-                tokens = total[0] - total[1]
-                scores = pool(tokens[None], layout.spans, reranker.profile.pooling)[0].tolist()
-                answer["scores"] += scores
-                answer["ranking"].append(sorted(range(len(scores)), key=lambda i: -scores[i]))
-                for first, end in layout.spans:
-                    answer["tokens_scored"] += tokens[first:end].tolist()
+            if arguments.worker != "early-exit":
+                answer |= _icr_outputs(layouts, masses)
+            if arguments.worker in ("early-exit", "eager"):
+                answer["learned"] = _learned_scores(
+                    layouts, masses, load_profile(arguments.profile)
+                )
         print(json.dumps(answer), flush=True)
+
+
+def _icr_outputs(layouts: Sequence[PromptLayout], masses: Sequence[torch.Tensor]) -> dict[str, Any]:
+    """Return document scores, rankings and calibrated tokens of ICR."""
+    from ranklens.rerank.profile_file import load_profile
+    from ranklens.rerank.scores import pool
+
+    found: dict[str, Any] = {"scores": [], "ranking": [], "tokens_scored": []}
+    for layout, mass in zip(layouts, masses, strict=True):
+        total = mass.double().sum(0)
+        tokens = total[0] - total[1]
+        scores = pool(tokens[None], layout.spans, load_profile("icr").pooling)[0].tolist()
+        found["scores"] += scores
+        found["ranking"].append(sorted(range(len(scores)), key=lambda i: -scores[i]))
+        for first, end in layout.spans:
+            found["tokens_scored"] += tokens[first:end].tolist()
+    return found
+
+
+def _learned_scores(
+    layouts: Sequence[PromptLayout], masses: Sequence[torch.Tensor], profile: Profile
+) -> list[float]:
+    """Return the document scores of a profile whose heads are combined by documents.
+
+    Masses are of its heads, or of all of the model's, nine a layer in SmolLM2-135M.
+    """
+    import torch
+
+    from ranklens.rerank.scores import per_head_scores
+
+    weights = profile.signal.weights or {}
+    named = [(layer, head) for layer in sorted(weights) for head in sorted(weights[layer])]
+    scores = []
+    for layout, mass in zip(layouts, masses, strict=True):
+        if len(mass) != len(named):
+            heads = len(mass) // LAYERS
+            mass = mass[[layer * heads + head for layer, head in named]]
+        by_head = per_head_scores(mass.double(), layout, profile)
+        weighing = torch.tensor([weights[layer][head] for layer, head in named]).double()
+        scores += (weighing @ by_head).tolist()
+    return scores
 
 
 def _layouts(arguments: argparse.Namespace, reranker: Any) -> Sequence[PromptLayout]:
@@ -80,45 +124,6 @@ def _layouts(arguments: argparse.Namespace, reranker: Any) -> Sequence[PromptLay
     return [
         reranker.layout(query, [texts[doc_id] for doc_id in ids]) for query, ids in wanted.items()
     ]
-
-
-def _eager(path: Path, dtype: str, *, cached: bool) -> Contender:
-    import torch
-    from transformers import AutoModel, DynamicCache
-
-    model = AutoModel.from_pretrained(
-        path, attn_implementation="eager", dtype=getattr(torch, dtype)
-    ).eval()
-
-    def total(attentions: Any, first_row: int, shared: int) -> torch.Tensor:
-        masses = [a[0, :, first_row:, :shared].float().mean(1).sum(0) for a in attentions]
-        return torch.stack(masses).double().sum(0)
-
-    @torch.inference_mode()
-    def two_passes(layout: PromptLayout) -> torch.Tensor:
-        rows = []
-        for tail in layout.tails:
-            ids = torch.tensor([layout.shared + tail.ids])
-            out = model(input_ids=ids, output_attentions=True, use_cache=False)
-            rows.append(total(out.attentions, len(layout.shared), len(layout.shared)))
-            del out
-        return torch.stack(rows)
-
-    @torch.inference_mode()
-    def over_a_cache(layout: PromptLayout) -> torch.Tensor:
-        cache = DynamicCache(config=model.config)
-        model.set_attn_implementation("sdpa")
-        model(input_ids=torch.tensor([layout.shared]), past_key_values=cache, use_cache=True)
-        model.set_attn_implementation("eager")
-        rows = []
-        for tail in layout.tails:
-            ids = torch.tensor([tail.ids])
-            out = model(input_ids=ids, past_key_values=cache, output_attentions=True)
-            rows.append(total(out.attentions, 0, len(layout.shared)))
-            cache.crop(-len(tail.ids))
-        return torch.stack(rows)
-
-    return over_a_cache if cached else two_passes
 
 
 def _reset_peak() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ranklens.cli import options
-from ranklens.cli.specs import DEFAULT_PROFILE, DEFAULT_RERANKER, RerankerSpec
+from ranklens.cli.specs import DEFAULT_RERANKER, RerankerSpec
 
 DEPTH = 10
 
@@ -25,7 +25,7 @@ def demo(as_json: options.JsonOption = False) -> None:
 
     collection = load_collection("sample:pydocs")
     out = home() / "runs" / "demo"
-    spec = RerankerSpec.parse(DEFAULT_RERANKER, DEFAULT_PROFILE, None, None)
+    spec = RerankerSpec.parse(DEFAULT_RERANKER, None, None, None)
     try:
         metrics = run_pipeline(collection, out, spec, depth=DEPTH)
     except OtherSettingsError:

@@ -30,7 +30,10 @@ RerankerOption = Annotated[
         "MODEL is a name of `ranklens models list`, a folder, or a hub id."
     ),
 ]
-ProfileOption = Annotated[str, typer.Option(help="Method: a shipped profile or a JSON file.")]
+ProfileOption = Annotated[
+    str | None,
+    typer.Option(help="Method: a shipped profile or a JSON file; the model's own, or icr."),
+]
 DepthOption = Annotated[
     int, typer.Option(callback=_positive, help="Candidates to rerank per query.")
 ]

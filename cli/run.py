@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ranklens.cli import options
-from ranklens.cli.specs import DEFAULT_PROFILE, DEFAULT_RERANKER, RerankerSpec
+from ranklens.cli.specs import DEFAULT_RERANKER, RerankerSpec
 from ranklens.data.errors import UsageError
 
 
@@ -20,7 +20,7 @@ def run(
         str | None, typer.Option(help="Rerank these: a name in the collection, or a run file.")
     ] = None,
     reranker: options.RerankerOption = DEFAULT_RERANKER,
-    profile: options.ProfileOption = DEFAULT_PROFILE,
+    profile: options.ProfileOption = None,
     depth: options.DepthOption = 20,
     limit: options.LimitOption = None,
     device: options.DeviceOption = None,

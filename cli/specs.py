@@ -20,7 +20,6 @@ RETRIEVERS = ("bm25",)
 RERANKERS = ("attention",)
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_RERANKER = f"attention:{DEFAULT_MODEL}"
-DEFAULT_PROFILE = "icr"
 # What a score can depend on, besides the model and the profile.
 _VERSIONS = ("ranklens", "tokenizers", "torch", "transformers")
 
@@ -35,14 +34,20 @@ class RerankerSpec:
     dtype: str | None
 
     @classmethod
-    def parse(cls, text: str, profile: str, device: str | None, dtype: str | None) -> RerankerSpec:
-        """Read ``KIND:MODEL``; UsageError names the kinds, and the profile must exist."""
-        from ranklens.rerank.profile_file import load_profile
+    def parse(
+        cls, text: str, profile: str | None, device: str | None, dtype: str | None
+    ) -> RerankerSpec:
+        """Read ``KIND:MODEL``; UsageError names the kinds, and the profile must exist.
+
+        Without a profile it is the model's own where one is shipped.
+        """
+        from ranklens.rerank.profile_file import default_profile, load_profile
 
         kind, _, model = text.partition(":")
         if kind not in RERANKERS or not model:
             forms = " or ".join(f"{known}:MODEL" for known in RERANKERS)
             raise UsageError(f"unknown reranker {text!r}; expected {forms}")
+        profile = profile or default_profile(model)
         load_profile(profile)
         return cls(model, profile, device, dtype)
 

@@ -26,6 +26,12 @@ def shipped_profiles() -> list[str]:
     )
 
 
+def default_profile(model: str) -> str:
+    """Return the profile a model is used with when none is named: its own, or ICR."""
+    own = f"{model}-learned"
+    return own if own in shipped_profiles() else "icr"
+
+
 def load_profile(spec: str | Path | Profile) -> Profile:
     """Return a profile by shipped name or JSON file; a Profile is returned as it is.
 
