@@ -32,7 +32,7 @@ def serve(arguments: argparse.Namespace) -> None:
     from ranklens.rerank.attention_reranker import AttentionReranker
     from ranklens.rerank.profile_file import load_profile
 
-    libraries = _memory("VmRSS")
+    libraries = memory("VmRSS")
     path = pull(arguments.model)
     profile = load_profile(arguments.profile if arguments.worker == "early-exit" else "icr")
     reranker = AttentionReranker.from_pretrained(
@@ -51,14 +51,14 @@ def serve(arguments: argparse.Namespace) -> None:
         answer: dict[str, Any] = {}
         if line.strip() == "warm up":
             contender(layouts[0])
-            _reset_peak()
-            before = _memory("VmRSS")
+            reset_peak()
+            before = memory("VmRSS")
         elif line.strip() == "round":
             start = time.perf_counter()
             masses = [contender(layout) for layout in layouts]
             answer["seconds"] = time.perf_counter() - start
         else:
-            peak = _memory("VmHWM")
+            peak = memory("VmHWM")
             answer = {"peak": peak, "model": peak - libraries, "added": max(peak - before, 1)}
             answer["tokens"] = sum(layout.length for layout in layouts) // len(layouts)
             if arguments.worker != "early-exit":
@@ -126,12 +126,12 @@ def _layouts(arguments: argparse.Namespace, reranker: Any) -> Sequence[PromptLay
     ]
 
 
-def _reset_peak() -> None:
+def reset_peak() -> None:
     """Make VmHWM start again from the present size (Linux)."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
-def _memory(field: str) -> int:
+def memory(field: str) -> int:
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024

@@ -10,7 +10,19 @@ from typing import Annotated, Any
 import typer
 
 from ranklens import __version__
-from ranklens.cli import demo, doctor, evaluate, heads, models, rerank, retrieve, run
+from ranklens.cli import (
+    bias,
+    calibrate,
+    demo,
+    doctor,
+    evaluate,
+    explain,
+    heads,
+    models,
+    rerank,
+    retrieve,
+    run,
+)
 from ranklens.data.errors import MissingPrerequisiteError, PartialError, RanklensError, UsageError
 
 app = typer.Typer(
@@ -45,6 +57,9 @@ app.command()(run.run)
 app.command()(retrieve.retrieve)
 app.command()(rerank.rerank)
 app.command()(evaluate.evaluate)
+app.command()(explain.explain)
+app.command()(calibrate.calibrate)
+app.command()(bias.bias)
 app.add_typer(heads.app, name="heads")
 app.add_typer(models.app, name="models")
 app.command()(doctor.doctor)

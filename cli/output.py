@@ -14,6 +14,7 @@ from ranklens.data.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 
 def note(message: str) -> None:
@@ -41,9 +42,10 @@ def check_output(path: Path) -> None:
         raise InvalidInputError(f"cannot write {path}: its folder is read-only")
 
 
-def print_json(value: object) -> None:
+def print_json(value: object, *, ascii_only: bool = False) -> None:
     """Print a result for machines: one JSON value, NaN refused."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=ascii_only, allow_nan=False)
+    sys.stdout.write(text + "\n")
 
 
 def print_text(text: str) -> None:
@@ -67,6 +69,11 @@ def print_table(
     for row in rows:
         table.add_row(*map(escape, row))
     _console().print(table)
+
+
+def print_styled(text: Text) -> None:
+    """Print text with colours, wrapped to the terminal's width."""
+    _console().print(text)
 
 
 def _console() -> Console:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ranklens.cli import options
-from ranklens.cli.specs import DEFAULT_PROFILE, DEFAULT_RERANKER, RerankerSpec
+from ranklens.cli.specs import DEFAULT_RERANKER, RerankerSpec
+from ranklens.data.errors import InvalidInputError, UsageError
+
+if TYPE_CHECKING:
+    from ranklens.rerank.scales import Scale
 
 
 def rerank(
@@ -17,9 +23,15 @@ def rerank(
     ],
     output: options.OutputOption,
     reranker: options.RerankerOption = DEFAULT_RERANKER,
-    profile: options.ProfileOption = DEFAULT_PROFILE,
+    profile: options.ProfileOption = None,
     depth: options.DepthOption = 100,
     limit: options.LimitOption = None,
+    scale: Annotated[
+        str, typer.Option(help="What scores to write: raw, softmax, z or probability.")
+    ] = "raw",
+    threshold: Annotated[
+        float | None, typer.Option(help="Leave out documents that score less on the scale.")
+    ] = None,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = None,
     as_json: options.JsonOption = False,
@@ -29,6 +41,10 @@ def rerank(
     Candidates below the depth follow in their order. For long work `ranklens run` resumes
     after an interruption; this command writes at the end.
 
+    softmax and z are within a query's list; probability needs a profile that `ranklens
+    calibrate` made. With --threshold the run holds what reaches it and nothing else, also no
+    candidates below the depth, which have no such score; how many were left out is said.
+
     Example: ranklens rerank sample:pydocs bm25.run --depth 20 -o reranked.run
     """
     from ranklens.cli.output import check_output, note, print_json, warn
@@ -36,9 +52,13 @@ def rerank(
     from ranklens.cli.stages import fetch_texts, merged
     from ranklens.cli.stages import rerank as rerank_stage
     from ranklens.data.load import load_collection
+    from ranklens.data.records import ScoredDoc
     from ranklens.data.runs import Run, write_run
+    from ranklens.rerank.margin import margin, scores_have_null
+    from ranklens.rerank.scales import keep, rescaled
 
     spec = RerankerSpec.parse(reranker, profile, device, dtype)
+    written = _scale(scale, threshold, spec, depth)
     check_output(output)
     loaded = load_collection(collection)
     warn(loaded.notes)
@@ -48,16 +68,78 @@ def rerank(
     engine = spec.load()
     texts = fetch_texts(loaded, first, depth, queries)
     rankings = {}
-    shortened = 0
+    shortened = dropped = below = 0
+    best = -math.inf
+    unrelated = []
+    has_null = scores_have_null(engine.profile)
     for query, ranking in rerank_stage(engine, first, texts, depth, queries):
-        if ranking is not None:
-            shortened += sum(1 for ranked in ranking if ranked.tokens_cut)
-            head = [(ranked.id, ranked.score) for ranked in ranking]
+        if ranking is None:
+            continue
+        shortened += sum(1 for ranked in ranking if ranked.tokens_cut)
+        if margin(ranking, has_null=has_null).nothing_relevant:
+            unrelated.append(query.id)
+        scaled = rescaled(ranking, written, score_map=engine.profile.score_map)
+        if threshold is None:
+            head = [(ranked.id, ranked.score) for ranked in scaled]
             rankings[query.id] = merged(head, first[query.id])
+            continue
+        best = max(best, scaled[0].score)
+        kept = keep(scaled, threshold)
+        dropped += len(scaled) - len(kept)
+        below += len(first[query.id]) - len(scaled)
+        rankings[query.id] = [ScoredDoc(ranked.id, ranked.score) for ranked in kept]
     if shortened:
         warn([f"{shortened} documents were shortened to fit"])
+    empty = [query_id for query_id, docs in rankings.items() if not docs]
+    if threshold is not None and len(empty) == len(rankings):
+        raise InvalidInputError(
+            f"no document reaches --threshold {threshold:g}: the best {scale} score is "
+            f"{best:.6g}, so nothing is written"
+        )
     write_run(Run(rankings), output)
     if as_json:
-        print_json({"status": "ok", "run": str(output), "queries": len(rankings)})
-    else:
-        note(f"wrote {output}: {len(rankings)} queries reranked at depth {depth}")
+        value = {"status": "ok", "run": str(output), "queries": len(rankings), "scale": scale}
+        left_out = {"threshold": threshold, "dropped": dropped, "below_depth": below}
+        value |= left_out | {"empty_queries": empty} if threshold is not None else {}
+        print_json(value | {"nothing_relevant": unrelated})
+        return
+    if threshold is not None:
+        warn(
+            [
+                f"--threshold {threshold:g} left out {dropped} documents that score less and "
+                f"{below} candidates below the depth; {len(empty)} queries have none left"
+            ]
+        )
+    note(f"wrote {output}: {len(rankings)} queries reranked at depth {depth}")
+
+
+def _scale(scale: str, threshold: float | None, spec: RerankerSpec, depth: int) -> Scale:
+    """Return the scale, refused before the work where the profile does not have it."""
+    from ranklens.cli.output import warn
+    from ranklens.rerank.profile_file import load_profile
+    from ranklens.rerank.scales import SCALES
+
+    if threshold is not None and not math.isfinite(threshold):
+        raise UsageError(f"--threshold must be a number, got {threshold}")
+    score_map = load_profile(spec.profile).score_map
+    if scale == "probability":
+        if score_map is None:
+            raise InvalidInputError(
+                f"profile {spec.profile!r} has no score_map, so its scores have no "
+                "probabilities; make one with `ranklens calibrate`"
+            )
+        made = score_map.fitted_on
+        if made is not None and made.depth != depth:
+            warn(
+                [
+                    f"the profile's score_map was fitted at depth {made.depth}: at depth "
+                    f"{depth} scores are others, and probabilities may be off"
+                ]
+            )
+        named = Path(spec.model).name if Path(spec.model).expanduser().is_dir() else spec.model
+        if made is not None and made.model != named:
+            warn([f"the profile's score_map was fitted with {made.model}, not {named}"])
+    for known in SCALES:
+        if scale == known:
+            return known
+    raise UsageError(f"unknown scale {scale!r}; choose {', '.join(SCALES)}")

@@ -27,6 +27,8 @@ from ranklens.rerank.prompt import Tail
 IMPLEMENTATION = "ranklens"
 """The name under which the function is registered with ``transformers.AttentionInterface``."""
 
+_IGNORED = {"position_ids", "cache_position", "use_cache", "output_attentions"}
+"""Options of attention functions that have no part in the weights, or are already in the keys."""
 _TINY = 1e-30
 _ROOM = 2**24
 """Logits of tail rows held at a time, in elements (64 MiB in fp32)."""
@@ -155,14 +157,18 @@ def branch_attention(
     Raises InvalidInputError for attention that this engine cannot read exactly.
     """
     run = attention_run
-    if run is None:
-        raise InvalidInputError("a model on ranklens attention runs through AttentionEngine only")
     name = type(module).__name__
-    if not getattr(module, "is_causal", True):
+    if run is None:
+        raise InvalidInputError(
+            f"{name} got no AttentionRun: the model was called other than through AttentionEngine, "
+            "or its family drops what the engine hands to its layers"
+        )
+    if not getattr(module, "is_causal", True) or options.pop("is_causal", True) is False:
         raise InvalidInputError(f"{name} is not causal: an attention reranker needs a decoder")
     if attention_mask is not None:
         raise InvalidInputError(f"{name} makes a mask of its own, which this engine does not apply")
     layer, shared = module.layer_idx, run.shared
+    _check(name, layer, options, run)
     run.layers_seen.add(layer)
     if run.trace and run.fault is None:
         finite = key[0].isfinite().all(-1).all(0)
@@ -178,6 +184,21 @@ def branch_attention(
     )
     output[0, shared:] = tails.transpose(0, 1)
     return output, None
+
+
+def _check(name: str, layer: int, options: dict[str, Any], run: AttentionRun) -> None:
+    """Refuse attention that is more than a softmax over all keys behind a causal mask."""
+    # Sparse attention passes indices, others a bias; without them it would be another model.
+    unknown = [n for n, v in options.items() if isinstance(v, torch.Tensor) and n not in _IGNORED]
+    if unknown:
+        raise InvalidInputError(
+            f"{name} attends by {unknown[0]!r}, which this engine does not know"
+        )
+    if layer in run.layers_seen:
+        raise InvalidInputError(
+            f"{name} attends more than once in layer {layer} (as differential attention does), "
+            "so that its attention is not one softmax"
+        )
 
 
 def _tail_rows(

@@ -1,16 +1,26 @@
-"""Reranking by attention: prompt, one forward pass, calibration, pooling."""
+"""Reranking by attention: prompts, a forward pass for each, calibration, pooling."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from ranklens.data.errors import InvalidInputError
 from ranklens.data.models import ResolvedModel, resolve
 from ranklens.data.records import Document, Query
+from ranklens.rerank.backoff import read_in_pieces
 from ranklens.rerank.base import Ranking, checked_request
 from ranklens.rerank.engine import AttentionEngine, TokenSignal
 from ranklens.rerank.frames import frame_of
+from ranklens.rerank.long_lists import Dealt, LongLists, lay_out, merge
+from ranklens.rerank.many import Throughput, ranked_in_windows
+from ranklens.rerank.passages import Parts, Passages, combine, split
 from ranklens.rerank.pieces import PieceTokenizer
 from ranklens.rerank.profile import Profile
 from ranklens.rerank.profile_file import load_profile
@@ -20,8 +30,32 @@ from ranklens.rerank.scores import document_scores
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A checked request, tokenised: for each prompt a layout for each order of its documents."""
+
+    records: Sequence[Document]
+    parts: Parts
+    dealt: Dealt
+    layouts: Sequence[Sequence[PromptLayout]]
+
+    @property
+    def documents(self) -> int:
+        """The number of documents."""
+        return len(self.records)
+
+    @property
+    def tokens(self) -> int:
+        """The tokens that go through the model, tails included."""
+        each = (layout for of_prompt in self.layouts for layout in of_prompt)
+        return sum(len(a.shared) + sum(len(tail.ids) for tail in a.tails) for a in each)
+
+
 class AttentionReranker:
     """Ranks documents by the attention that a decoder pays to them while it reads the query.
+
+    ``long_lists`` says what happens to a list that one prompt cannot hold, see ``LongLists``;
+    ``passages`` splits long documents instead of shortening them, see ``Passages``.
 
     >>> reranker = AttentionReranker.from_pretrained("smollm2-135m")
     >>> reranker.rank("capital of France", ["Berlin is in Germany.", "Paris is in France."]).ids
@@ -29,14 +63,25 @@ class AttentionReranker:
     """
 
     def __init__(
-        self, engine: AttentionEngine, profile: Profile, model: ResolvedModel | None = None
+        self,
+        engine: AttentionEngine,
+        profile: Profile,
+        model: ResolvedModel | None = None,
+        *,
+        long_lists: Literal["refuse", "anchors"] | LongLists = "refuse",
+        passages: Passages | None = None,
     ) -> None:
         self.engine = engine
         self.profile = profile
         self.model = model
+        self.long_lists = LongLists(long_lists) if isinstance(long_lists, str) else long_lists
+        self.passages = passages
+        if passages is not None:
+            passages.check(profile.prompt)
         self.frame = profile.prompt.frame or frame_of(engine.tokenizer)
         self.plan = engine.plan(profile.signal)
-        self._prompts = PromptBuilder(PieceTokenizer(engine.tokenizer), self.frame, profile)
+        self._pieces = PieceTokenizer(engine.tokenizer)
+        self._prompts = PromptBuilder(self._pieces, self.frame, profile)
 
     @classmethod
     def from_pretrained(
@@ -48,20 +93,23 @@ class AttentionReranker:
         device: str | None = None,
         dtype: str | None = None,
         download: bool = True,
+        long_lists: Literal["refuse", "anchors"] | LongLists = "refuse",
+        passages: Passages | None = None,
     ) -> AttentionReranker:
         """Load a model by registry name, hub id or local folder.
 
         ``download=False`` never touches the network. ``device`` and ``dtype`` are chosen by
         ``choose_placement`` when None. Raises MissingResourceError for an unknown model or
         profile, MissingPrerequisiteError without the ``llm`` extra, InvalidInputError for a
-        model whose attention cannot be read.
+        model whose attention cannot be read, UsageError for passages longer than the profile's
+        documents.
         """
         chosen = load_profile(profile)
         resolved = resolve(str(model), revision=revision, download=download)
         engine = AttentionEngine.from_pretrained(
             resolved.path, device=device, dtype=dtype, layers=chosen.signal.layers_needed
         )
-        return cls(engine, chosen, resolved)
+        return cls(engine, chosen, resolved, long_lists=long_lists, passages=passages)
 
     def rank(self, query: str | Query, documents: Sequence[str | Document]) -> Ranking:
         """Return every document once, best first; see ``Reranker.rank``.
@@ -69,7 +117,8 @@ class AttentionReranker:
         Scores are the profile's: for ``icr`` the summed difference between the attention that
         the query's and a content-free query's tokens pay to the document, over all layers and
         heads. Raises InvalidInputError for an empty query, no documents, an id that occurs
-        twice and documents that do not fit the context; NumericalError for NaN or Inf.
+        twice and documents that do not fit the context; NumericalError for NaN or Inf;
+        RanklensError when memory does not suffice for one query.
         """
         return self.rank_queries([query], documents)[0]
 
@@ -80,30 +129,27 @@ class AttentionReranker:
 
         The documents are computed once; each query adds its own tokens. Raises as ``rank``.
         """
-        texts = [checked_request(query, documents)[0] for query in queries]
-        if not texts:
-            return []
-        _, records = checked_request(queries[0], documents)
-        arrangements = orders(self.profile.prompt.order, len(records))
-        totals = [[0.0] * len(records) for _ in texts]
-        for order in arrangements:
-            layout = self.layout(texts, records, order=order)
-            found = document_scores(self.read(layout), layout, self.profile)
-            totals = [
-                [a + b / len(arrangements) for a, b in zip(total, scores, strict=True)]
-                for total, scores in zip(totals, found, strict=True)
-            ]
-        cut = sum(1 for tokens in layout.tokens_cut if tokens)
-        if cut:
-            _log.info("%d of %d documents were shortened to fit", cut, len(records))
-        return [Ranking.from_scores(records, scores, layout.tokens_cut) for scores in totals]
+        return self._rankings(self._prepare(queries, documents)) if queries else []
 
     def rank_many(
-        self, requests: Iterable[tuple[str | Query, Sequence[str | Document]]]
+        self,
+        requests: Iterable[tuple[str | Query, Sequence[str | Document]]],
+        *,
+        window: int = 64,
+        on_progress: Callable[[Throughput], None] | None = None,
     ) -> Iterator[Ranking]:
-        """Yield one ranking per (query, documents), in order."""
-        for query, documents in requests:
-            yield self.rank(query, documents)
+        """Yield one ranking per (query, documents), in order; the same as ``rank`` of each.
+
+        Reads ``window`` requests at a time and runs the longest of them first. ``on_progress``
+        is told the throughput after every request. An error names the request.
+        """
+        return ranked_in_windows(
+            requests,
+            lambda query, documents: self._prepare([query], documents),
+            lambda prepared: self._rankings(prepared)[0],
+            window=window,
+            on_progress=on_progress,
+        )
 
     def layout(
         self,
@@ -118,4 +164,90 @@ class AttentionReranker:
 
     def read(self, layout: PromptLayout) -> TokenSignal:
         """Return the attention per token for a layout."""
-        return self.engine.read(layout, self.plan)
+        return read_in_pieces(self.engine, layout, self.plan)
+
+    def _prepare(
+        self, queries: Sequence[str | Query], documents: Sequence[str | Document]
+    ) -> Prepared:
+        texts = [checked_request(query, documents)[0] for query in queries]
+        _, records = checked_request(queries[0], documents)
+        parts = split(records, self.passages, lambda text: len(self._pieces.text(text)))
+
+        def build(chosen: Sequence[int], context: int | None) -> PromptLayout:
+            return self._prompts.build(
+                texts, [parts.passages[place] for place in chosen], context or sys.maxsize
+            )
+
+        try:
+            dealt, firsts = lay_out(
+                build, len(parts.passages), self.long_lists, self.engine.context
+            )
+        except InvalidInputError as error:
+            if len(parts.passages) == len(records):
+                raise
+            raise InvalidInputError(f"{error} (passages of {len(records)} documents)") from error
+        if len(dealt.prompts) > 1:
+            _log.info(
+                "%d %s in %d prompts that share %d of them",
+                len(parts.passages),
+                "documents" if len(parts.passages) == len(records) else "passages",
+                len(dealt.prompts),
+                len(dealt.anchors),
+            )
+        layouts = []
+        for prompt, first in zip(dealt.prompts, firsts, strict=True):
+            _, *others = orders(self.profile.prompt.order, len(prompt))
+            of_prompt = [parts.passages[place] for place in prompt]
+            layouts.append([first, *(self.layout(texts, of_prompt, order=o) for o in others)])
+        return Prepared(records, parts, dealt, layouts)
+
+    def _rankings(self, prepared: Prepared) -> list[Ranking]:
+        """Read every prompt, and return one ranking per query."""
+        parts, dealt = prepared.parts, prepared.dealt
+        profile, temperature = self.profile, self.profile.calibration.temperature
+        put_together = len(dealt.prompts) > 1 or len(parts.passages) > len(prepared.records)
+        if put_together and temperature is not None:
+            # A softmax is over all documents: it comes when they are together.
+            plain = dataclasses.replace(profile.calibration, temperature=None)
+            profile = dataclasses.replace(profile, calibration=plain)
+        by_prompt = [self._mean_scores(layouts, profile) for layouts in prepared.layouts]
+        cut = _tokens_cut(prepared)
+        shortened = sum(1 for tokens in cut if tokens)
+        if shortened:
+            _log.info("%d of %d documents were shortened to fit", shortened, len(cut))
+        rankings = []
+        for of_query in zip(*by_prompt, strict=True):
+            scores = merge(of_query, dealt)
+            if self.passages is not None:
+                scores = combine(scores, parts, self.passages.combine)
+            if put_together and temperature is not None:
+                scores = _softmax(scores, temperature)
+            rankings.append(Ranking.from_scores(prepared.records, scores, cut))
+        return rankings
+
+    def _mean_scores(self, layouts: Sequence[PromptLayout], profile: Profile) -> list[list[float]]:
+        """Return the scores of each query, [queries][documents], mean over a prompt's orders."""
+        totals = [[0.0] * len(layouts[0].spans) for _ in range(layouts[0].queries)]
+        for layout in layouts:
+            found = document_scores(self.read(layout), layout, profile)
+            totals = [
+                [a + b / len(layouts) for a, b in zip(total, scores, strict=True)]
+                for total, scores in zip(totals, found, strict=True)
+            ]
+        return totals
+
+
+def _tokens_cut(prepared: Prepared) -> list[int]:
+    """Return the tokens cut of each document: all its passages', in the prompt that cut most."""
+    cut = [0] * len(prepared.parts.passages)
+    for prompt, (layout, *_) in zip(prepared.dealt.prompts, prepared.layouts, strict=True):
+        for place, tokens in zip(prompt, layout.tokens_cut, strict=True):
+            cut[place] = max(cut[place], tokens)
+    return [int(total) for total in combine(cut, prepared.parts, "sum")]
+
+
+def _softmax(scores: Sequence[float], temperature: float) -> list[float]:
+    highest = max(scores)
+    shares = [math.exp((score - highest) / temperature) for score in scores]
+    total = math.fsum(shares)
+    return [share / total for share in shares]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ranklens.data.errors import InvalidInputError, NumericalError
 from ranklens.data.extras import require
 from ranklens.rerank.device import Placement, choose_placement
-from ranklens.rerank.plan import SignalPlan, context_of, plan_signal
+from ranklens.rerank.plan import SignalPlan, context_of, full_layers, plan_signal
 from ranklens.rerank.profile import SignalChoice
 from ranklens.rerank.prompt import PromptLayout, Tail
 
@@ -230,10 +230,21 @@ class AttentionEngine:
 
 
 def _shorten(config: Any, layers: int | None) -> None:
-    """Leave out of a configuration the layers behind the first ``layers``."""
+    """Leave out of a configuration the layers behind the first ``layers``.
+
+    Raises InvalidInputError where that leaves out every layer that can be read.
+    """
     text = config.get_text_config()
     if layers is None or layers >= text.num_hidden_layers:
         return
+    full = full_layers(text)
+    if full[0] >= layers:
+        # What is left would look like a model all of whose layers slide, and be read within
+        # its window.
+        raise InvalidInputError(
+            f"the first {layers} layers of a {text.model_type!r} model all have sliding "
+            f"attention; the model's full layers are {', '.join(map(str, full))}"
+        )
     text.num_hidden_layers = layers
     if getattr(text, "layer_types", None):
         text.layer_types = text.layer_types[:layers]

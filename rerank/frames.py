@@ -20,7 +20,8 @@ class Frame:
 
 # ICR's strings for Llama 3 and Mistral (arXiv 2410.02642, template `instruct`: no newline after
 # the header tokens, a blank before the blank line on Llama), QRHead's for ChatML (Qwen2.5),
-# CoRe's for Granite and Phi-4 (arXiv 2510.02219).
+# CoRe's for Granite and Phi-4 (arXiv 2510.02219). GPT-OSS's is a user turn of its harmony format
+# without the system turn, which holds a date.
 # A frame is recognised by a mark in the model's chat template.
 _KNOWN = (
     (
@@ -48,6 +49,10 @@ _KNOWN = (
             suffix="<|eot_id|><|start_header_id|>assistant<|end_header_id|>",
             separator=" \n\n",
         ),
+    ),
+    (
+        "<|message|>",
+        Frame("harmony", prefix="<|start|>user<|message|>", suffix="<|end|><|start|>assistant"),
     ),
     ("[INST]", Frame("mistral", prefix="[INST]", suffix="[/INST]")),
     (

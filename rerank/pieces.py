@@ -83,6 +83,25 @@ class PieceTokenizer:
             ids = [token_id for token_id in ids if token_id not in self._control]
         return ids
 
+    def text_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the ids of ``text``, and each one's half-open range of code points in it.
+
+        For text without surrogates, whose replacement could move what follows.
+        """
+        if not text:
+            return [], []
+        with self._lock:
+            self._backend.encode_special_tokens = True
+            encoding = self._backend.encode(
+                _LEAD * bool(self._lead) + text, add_special_tokens=False
+            )
+        shift = len(_LEAD) if self._lead else 0
+        rows = list(zip(encoding.ids, encoding.offsets, strict=True))[len(self._lead) :]
+        kept = [
+            (i, (start - shift, end - shift)) for i, (start, end) in rows if i not in self._control
+        ]
+        return [i for i, _ in kept], [offsets for _, offsets in kept]
+
     def _encode(self, text: str, *, controls: bool, first: bool = False) -> list[int]:
         if not text:
             return []

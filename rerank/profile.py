@@ -16,8 +16,10 @@ from typing import Any, Literal
 
 from ranklens.data.errors import InvalidInputError
 from ranklens.rerank.frames import Frame
+from ranklens.rerank.score_map import ScoreMap
 
-_HEAD = re.compile(r"\d+-\d+")
+# One spelling a head, or "03-1" and "3-1" would be two.
+_HEAD = re.compile(r"(0|[1-9][0-9]*)-(0|[1-9][0-9]*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +217,10 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A complete method; see the module."""
+    """A complete method; see the module.
+
+    ``score_map`` turns scores into probabilities; rankings do not depend on it.
+    """
 
     name: str
     source: str
@@ -224,10 +229,19 @@ class Profile:
     calibration: CalibrationChoice
     pooling: PoolingChoice
     made_with: Origin | None = None
+    score_map: ScoreMap | None = None
 
     def __post_init__(self) -> None:
-        if self.calibration.compare == "log-ratio" and self.signal.values == "logits":
+        if self.calibration.compare != "log-ratio":
+            return
+        if self.signal.values == "logits":
             raise InvalidInputError("calibration.compare 'log-ratio' needs signal.values attention")
+        negative = any(weight < 0 for weight in (self.signal.heads or {}).values())
+        if negative and self.signal.combine == "tokens":
+            raise InvalidInputError(
+                "calibration.compare 'log-ratio' has no logarithm of a sum with negative weights; "
+                "set signal.combine to 'documents'"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the profile as what its JSON file holds."""

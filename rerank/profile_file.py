@@ -65,15 +65,30 @@ def save_profile(profile: Profile, path: str | Path) -> None:
 
 def _parse(text: str, where: str) -> Profile:
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         raise InvalidInputError(f"{where}:{error.lineno}: not JSON ({error.msg})") from None
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{where}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        # An integer of thousands of digits, or lists thousands deep.
+        raise InvalidInputError(f"{where}: no profile ({error})") from None
     try:
         profile = _build(Profile, value, "")
     except InvalidInputError as error:
         raise InvalidInputError(f"{where}: {error}") from None
     assert isinstance(profile, Profile)
     return profile
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a JSON object, refusing a key that occurs twice; json itself takes the last."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidInputError(f"key {twice!r} occurs twice in one JSON object")
+    return value
 
 
 def _build(kind: Any, value: Any, at: str) -> Any:
@@ -104,7 +119,10 @@ def _build(kind: Any, value: Any, at: str) -> Any:
             raise InvalidInputError(f"{at} must be a JSON object, got {value!r}")
         return {name: _build(arguments[1], one, _join(at, name)) for name, one in value.items()}
     if type(value) is int and kind is float:
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            value = math.inf
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
         raise InvalidInputError(f"{at} must be {kind.__name__}, got {value!r}")
     return value

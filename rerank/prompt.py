@@ -17,8 +17,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ranklens.data.errors import InvalidInputError
+from ranklens.data.errors import InvalidInputError, RanklensError
+from ranklens.data.files import shown
 from ranklens.data.records import Document
+from ranklens.rerank.alignment import Place, Traced
 from ranklens.rerank.frames import Frame
 from ranklens.rerank.pieces import PieceTokenizer
 from ranklens.rerank.profile import OrderChoice, Profile, PromptChoice
@@ -99,8 +101,11 @@ class PromptBuilder:
 
         ``context`` is the model's limit in tokens, ``order`` the documents' positions as they
         stand in the prompt (default: the profile's, see ``orders``). Raises InvalidInputError
-        for an empty query and when the documents cannot be shortened enough to fit.
+        for an empty query, without documents, and when the documents cannot be shortened enough
+        to fit.
         """
+        if not documents:
+            raise InvalidInputError("no documents to rank")
         tails = self._tails(queries)
         order = orders(self._choice.order, len(documents))[0] if order is None else order
         texts, cut = zip(*(self._document(document) for document in documents), strict=True)
@@ -131,8 +136,12 @@ class PromptBuilder:
             if self._choice.span != "marker-and-text":
                 start = len(shared)
             shared += texts[index][:budget]
-            spans[index] = (start, len(shared) + (self._choice.span == "text-and-next"))
+            end = len(shared)
             shared += self._separator if index != order[-1] else self._last_separator
+            if self._choice.span == "text-and-next":
+                # A frame without a separator has no next token of the document's own.
+                end = min(end + 1, len(shared))
+            spans[index] = (start, end)
         return PromptLayout(
             shared=shared,
             tails=tails,
@@ -159,6 +168,12 @@ class PromptBuilder:
             raise InvalidInputError("the query is empty: there is nothing to rank by")
         opening = self._pieces.trusted(instruction + self._choice.query_label)
         text = self._text(query)
+        if not text:
+            # Without rows of its own there would be nothing to read, or to divide by.
+            raise InvalidInputError(
+                f"the query {shown(query)} has no token in this model's vocabulary: "
+                "there is nothing to rank by"
+            )
         ids = opening + text + self._pieces.trusted(self._frame.suffix)
         after_query = len(opening) + len(text)
         rows = {
@@ -172,17 +187,49 @@ class PromptBuilder:
 
     def _document(self, document: Document) -> tuple[list[int], int]:
         """Return a document's ids after the profile's limits, and the tokens these cost."""
-        words = document.text.split(" ")
-        kept, rest = words, words[:0]
-        if self._choice.document_words is not None:
-            kept, rest = words[: self._choice.document_words], words[self._choice.document_words :]
-        text = " ".join(kept)
+        text, rest = self._words(document.text)
         if document.title and self._choice.title_separator is not None:
             text = document.title + self._choice.title_separator + text
         ids = self._text(text.strip())
         limit = self._choice.document_tokens or len(ids)
-        cut = max(0, len(ids) - limit) + (len(self._text(" ".join(rest))) if rest else 0)
+        cut = max(0, len(ids) - limit) + (0 if rest is None else len(self._text(rest)))
         return ids[:limit], cut
+
+    def _words(self, text: str) -> tuple[str, str | None]:
+        """Return a text up to the profile's number of words, and what follows, if anything."""
+        limit = self._choice.document_words
+        words = text.split(" ")
+        if limit is None or len(words) <= limit:
+            return text, None
+        return " ".join(words[:limit]), " ".join(words[limit:])
+
+    def places(self, document: Document) -> list[Place | None]:
+        """Return for each token of a document's text where in the document it comes from.
+
+        The tokens are those that ``build`` puts after the marker, before the context's budget
+        shortens them. Title and text have offsets of their own.
+        """
+        ids, _ = self._document(document)
+        text = Traced.of(self._words(document.text)[0], "text")
+        if document.title and self._choice.title_separator is not None:
+            separator = Traced.of(self._choice.title_separator, None)
+            text = Traced.of(document.title, "title") + separator + text
+        text = Traced.of(" ", None) + text.stripped()
+        for mark in self._marks:
+            text = text.with_break_in(mark)
+        text = text.without_surrogates()
+        traced, offsets = self._pieces.text_with_offsets(text.text)
+        if traced[: len(ids)] != ids:
+            raise RanklensError(
+                f"document {document.id!r}: the tokens of the prompt cannot be traced back"
+            )
+        return text.places(offsets[: len(ids)])
+
+    def marker_length(self, slot: int) -> int:
+        """Return how many tokens of a span are the marker of the document in that slot (from 0)."""
+        if self._choice.span != "marker-and-text":
+            return 0
+        return len(self._pieces.trusted(_marker(self._choice, slot + 1)))
 
     def _text(self, text: str) -> list[int]:
         """Return the ids of somebody's text after a blank, marks of the frame broken up."""

@@ -55,7 +55,7 @@ def per_head_scores(
 
     own = mass[:, query]
     null = baseline(mass, layout, profile.calibration)
-    idf = _idf(layout) if profile.pooling.idf else None
+    idf = idf_weights(layout) if profile.pooling.idf else None
 
     def pooled(tokens: torch.Tensor) -> torch.Tensor:
         if idf is not None:
@@ -103,15 +103,7 @@ def _document(tokens: torch.Tensor, choice: PoolingChoice) -> torch.Tensor:
     """Return the score of one document for each head, from [heads, tokens]."""
     import torch
 
-    length = tokens.shape[1]
-    keep = torch.ones_like(tokens, dtype=torch.bool)
-    if choice.drop_below_stds is not None:
-        # The std of one token is undefined; its comparison would be False through NaN.
-        if length < 2:
-            keep = torch.zeros_like(keep)
-        else:
-            spread = tokens.std(1, keepdim=True)
-            keep = tokens > tokens.mean(1, keepdim=True) - choice.drop_below_stds * spread
+    keep = kept_tokens(tokens, choice)
     kept = torch.where(keep, tokens, 0.0)
     count = keep.sum(1).clamp_min(1)
     if choice.reduce == "top-k-mean":
@@ -124,11 +116,26 @@ def _document(tokens: torch.Tensor, choice: PoolingChoice) -> torch.Tensor:
         exponent = 1.0 if choice.reduce == "mean" else choice.length_exponent
         score = kept.sum(1) / count.double() ** exponent
     if choice.entropy:
-        score = score * _evenness(kept.abs(), count) ** choice.entropy
+        score = score * evenness(kept.abs(), count) ** choice.entropy
     return score
 
 
-def _evenness(values: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+def kept_tokens(tokens: torch.Tensor, choice: PoolingChoice) -> torch.Tensor:
+    """Return which tokens of one document a profile's filter keeps, [heads, tokens]."""
+    import torch
+
+    if choice.drop_below_stds is None:
+        return torch.ones_like(tokens, dtype=torch.bool)
+    # The std of one token is undefined; its comparison would be False through NaN.
+    if tokens.shape[1] < 2:
+        return torch.zeros_like(tokens, dtype=torch.bool)
+    spread = tokens.std(1, keepdim=True)
+    keep = tokens > tokens.mean(1, keepdim=True) - choice.drop_below_stds * spread
+    # The mean of equal values can be rounded to below them, which would keep them all.
+    return keep & (tokens.amin(1, keepdim=True) < tokens.amax(1, keepdim=True))
+
+
+def evenness(values: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     """Return the entropy of each row's shares over the largest it could be; 1 for one token."""
     import torch
 
@@ -137,7 +144,7 @@ def _evenness(values: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     return torch.where(count > 1, entropy / torch.log(count.double().clamp_min(2)), 1.0)
 
 
-def _idf(layout: PromptLayout) -> torch.Tensor:
+def idf_weights(layout: PromptLayout) -> torch.Tensor:
     """Return a weight per shared token by how few of the N documents hold it.
 
     log((N + 1) / df) / log(N + 1): 1 for a token of a single document, least for one of all.

@@ -1,0 +1,52 @@
+"""Queries with their candidates' texts, for commands that look at single rankings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ranklens.data.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from ranklens.data.collection import Collection
+    from ranklens.data.records import Document, Query
+
+
+def candidate_lists(
+    spec: str,
+    candidates: str | None,
+    depth: int,
+    *,
+    limit: int | None = None,
+    query_id: str | None = None,
+) -> tuple[Collection, list[tuple[Query, list[Document]]]]:
+    """Return a collection, and the first ``depth`` candidates of its queries.
+
+    Candidates are those of a name or file where given, else the collection's own ``bm25``, else
+    BM25's. Raises InvalidInputError for a query id that the collection lacks, or that has no
+    candidates.
+    """
+    from ranklens.cli.output import warn
+    from ranklens.cli.specs import find_candidates
+    from ranklens.cli.stages import fetch_texts, retrieve
+    from ranklens.data.load import load_collection
+
+    loaded = load_collection(spec)
+    warn(loaded.notes)
+    queries = list(loaded.queries)
+    if query_id is not None:
+        queries = [query for query in queries if query.id == query_id]
+        if not queries:
+            raise InvalidInputError(
+                f"collection {loaded.name!r} has no query {query_id!r} "
+                f"(it has {loaded.queries[0].id!r}, …)"
+            )
+    if candidates is None and "bm25" not in loaded.candidate_files:
+        queries = queries[:limit]
+        first = retrieve(loaded, "bm25", depth, queries)
+    else:
+        first = find_candidates(loaded, candidates or "bm25", queries)
+    queries = [query for query in queries if first.get(query.id)][:limit]
+    texts = fetch_texts(loaded, first, depth, queries)
+    return loaded, [
+        (query, [texts[doc.doc_id] for doc in first[query.id][:depth]]) for query in queries
+    ]

@@ -1,0 +1,379 @@
+"""Explanations: which tokens and passages of a document carry its score, and is that true.
+
+A token's value is its calibrated attention c(j), heads summed by weight, before the profile's
+filter. Its contribution is what is left of it after filter and pooling: contributions of a
+document's tokens, with those of its marker, add up to its score wherever the score is a sum
+(``adds_up``). It is not where the profile compares logarithms or takes a softmax over the list;
+there contributions are of the differences, which say the direction only.
+
+Contributions are read off, not caused: whether the text they mark matters is measured by
+``Explainer.erase``, which blanks it, ranks again and compares with blanking random text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ranklens.data.errors import InvalidInputError
+from ranklens.data.records import Document, Query
+from ranklens.rerank.alignment import Field, Place
+from ranklens.rerank.attention_reranker import AttentionReranker
+from ranklens.rerank.base import checked_request
+from ranklens.rerank.engine import TokenSignal
+from ranklens.rerank.pieces import PieceTokenizer
+from ranklens.rerank.profile import PoolingChoice, Profile
+from ranklens.rerank.prompt import PromptBuilder, PromptLayout, orders
+from ranklens.rerank.scores import baseline, document_scores, evenness, idf_weights, kept_tokens
+
+if TYPE_CHECKING:
+    import torch
+
+SHARE = 0.5
+"""Spans take the highest tokens until these carry this share of what speaks for a document."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenAttribution:
+    """A token of a document: its place (half-open, code points), value and contribution.
+
+    Tokens that share a character all name the whole of it. A token without a place is white
+    space or a separator that the prompt added.
+    """
+
+    place: Place | None
+    value: float
+    contribution: float
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Neighbouring tokens that carry much of a score; ``tokens`` is a half-open token range."""
+
+    place: Place
+    tokens: tuple[int, int]
+    contribution: float
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentExplanation:
+    """Why a document scores as it does.
+
+    ``rank`` counts from 1. ``tokens`` are those of title and text, as far as the model saw
+    them: ``tokens_cut`` were left out. ``frame`` is the contribution of the marker before the
+    text (and the separator's token, in profiles that count it). ``spans`` come highest first.
+    """
+
+    index: int
+    document: Document
+    rank: int
+    score: float
+    tokens: tuple[TokenAttribution, ...]
+    frame: float
+    spans: tuple[Span, ...]
+    tokens_cut: int
+    adds_up: bool
+
+    def cut_out(self, place: Place) -> str:
+        """Return the text at a place."""
+        return _field(self.document, place.field)[place.start : place.end]
+
+    @property
+    def seen(self) -> dict[Field, int]:
+        """The end of what the model saw, by field."""
+        ends: dict[Field, int] = {}
+        for token in self.tokens:
+            if token.place is not None:
+                ends[token.place.field] = max(ends.get(token.place.field, 0), token.place.end)
+        return ends
+
+
+@dataclass(frozen=True, slots=True)
+class Faithfulness:
+    """What blanking the top spans does to a document's score, and what random spans do.
+
+    ``drop`` is the loss of score; ``random_drops`` are those of as many random spans of as many
+    tokens. ``rank_after`` is the document's rank with its top spans blanked.
+    """
+
+    spans: int
+    tokens: int
+    drop: float
+    random_drops: tuple[float, ...]
+    rank_after: int
+
+    @property
+    def random_drop(self) -> float:
+        """The mean drop of random spans."""
+        return statistics.fmean(self.random_drops)
+
+    @property
+    def beats(self) -> float:
+        """The share of random draws that cost less than the top spans."""
+        return sum(drop < self.drop for drop in self.random_drops) / len(self.random_drops)
+
+
+class Explainer:
+    """Explains the rankings of one reranker: lists that fit one prompt, documents unsplit."""
+
+    def __init__(self, reranker: AttentionReranker) -> None:
+        if reranker.passages is not None:
+            raise InvalidInputError(
+                "explanations are of whole documents; use a reranker without passages"
+            )
+        self.reranker = reranker
+        self._builder = PromptBuilder(
+            PieceTokenizer(reranker.engine.tokenizer), reranker.frame, reranker.profile
+        )
+
+    def explain(
+        self, query: str | Query, documents: Sequence[str | Document], *, share: float = SHARE
+    ) -> list[DocumentExplanation]:
+        """Return an explanation for every document, best first.
+
+        One forward pass, or one per permutation of the profile, whose values are averaged.
+        Raises as ``AttentionReranker.rank``.
+        """
+        if not 0 < share <= 1:
+            raise InvalidInputError(f"share must lie in (0, 1], got {share}")
+        text, records = checked_request(query, documents)
+        profile = self.reranker.profile
+        places = [self._builder.places(record) for record in records]
+        arrangements = orders(profile.prompt.order, len(records))
+        scores = [0.0] * len(records)
+        values = [[0.0] * len(found) for found in places]
+        contributions = [[0.0] * len(found) for found in places]
+        frames = [0.0] * len(records)
+        # Such a span ends with a token of the separator, where the frame has one.
+        next_counts = profile.prompt.span == "text-and-next" and self.reranker.frame.separator
+        behind = 1 if next_counts else 0
+        for order in arrangements:
+            layout = self.reranker.layout(text, records, order=order)
+            signal = self.reranker.read(layout)
+            found = document_scores(signal, layout, profile)[0]
+            tokens = _token_values(signal, layout, profile)
+            for slot, index in enumerate(order):
+                value, contribution = tokens[index]
+                marker = self._builder.marker_length(slot)
+                end = min(marker + len(places[index]), len(value) - behind)
+                del places[index][end - marker :]
+                scores[index] += found[index] / len(arrangements)
+                frames[index] += sum(contribution[:marker] + contribution[end:]) / len(arrangements)
+                for position in range(end - marker):
+                    values[index][position] += value[marker + position] / len(arrangements)
+                    part = contribution[marker + position] / len(arrangements)
+                    contributions[index][position] += part
+        ranked = sorted(range(len(records)), key=lambda i: (-scores[i], i))
+        exact = profile.calibration.compare == "difference" and not profile.calibration.temperature
+        explained = []
+        for rank, index in enumerate(ranked, start=1):
+            rows = zip(places[index], values[index], contributions[index], strict=False)
+            attributions = tuple(TokenAttribution(*row) for row in rows)
+            explained.append(
+                DocumentExplanation(
+                    index=index,
+                    document=records[index],
+                    rank=rank,
+                    score=scores[index],
+                    tokens=attributions,
+                    frame=frames[index],
+                    spans=top_spans(records[index], attributions, share),
+                    tokens_cut=layout.tokens_cut[index],
+                    adds_up=exact,
+                )
+            )
+        return explained
+
+    def erase(
+        self,
+        query: str | Query,
+        documents: Sequence[str | Document],
+        explained: DocumentExplanation,
+        *,
+        spans: int = 3,
+        draws: int = 10,
+        seed: int = 0,
+    ) -> Faithfulness | None:
+        """Blank a document's top spans and measure its loss; None for one without spans.
+
+        Each span becomes one blank, the other documents stay. ``draws`` times as many runs of
+        as many tokens are blanked at random places, which may overlap the top ones. Text the
+        model had not seen is left out first, so that none moves into view. One ranking for the
+        top spans and for each draw, one more for a document that was cut.
+        """
+        if spans < 1 or draws < 1:
+            raise InvalidInputError(f"spans and draws must be at least 1: {spans} and {draws}")
+        text, records = checked_request(query, documents)
+        top = explained.spans[:spans]
+        if not top:
+            return None
+        seen = _shortened(explained)
+        before = explained.score
+        if seen != explained.document:
+            before = self._with(text, records, explained.index, seen)[0]
+        lengths = [end - start for start, end in (span.tokens for span in top)]
+        source = random.Random(seed)
+        drops = []
+        for _ in range(draws):
+            runs = _random_runs(lengths, len(explained.tokens), source)
+            places = [
+                token.place
+                for start, end in runs
+                for token in explained.tokens[start:end]
+                if token.place is not None
+            ]
+            erased = _blanked(seen, places)
+            drops.append(before - self._with(text, records, explained.index, erased)[0])
+        erased = _blanked(seen, [span.place for span in top])
+        after, rank = self._with(text, records, explained.index, erased)
+        return Faithfulness(len(top), sum(lengths), before - after, tuple(drops), rank)
+
+    def _with(
+        self, query: str, records: Sequence[Document], index: int, changed: Document
+    ) -> tuple[float, int]:
+        """Return score and rank of a document that was changed."""
+        documents = [changed if i == index else record for i, record in enumerate(records)]
+        ranking = self.reranker.rank(query, documents)
+        rank = next(i for i, ranked in enumerate(ranking) if ranked.index == index)
+        return ranking[rank].score, rank + 1
+
+
+def top_spans(
+    document: Document, tokens: Sequence[TokenAttribution], share: float = SHARE
+) -> tuple[Span, ...]:
+    """Return the highest tokens as spans, neighbours merged, white space at the ends left out.
+
+    Tokens are taken from the highest down, of those that speak for the document, until they
+    carry ``share`` of what all of these do.
+    """
+    places = [token.place for token in tokens]
+    placed = [i for i, token in enumerate(tokens) if token.place and token.contribution > 0]
+    placed.sort(key=lambda i: (-tokens[i].contribution, i))
+    wanted = share * sum(tokens[i].contribution for i in placed)
+    taken: set[int] = set()
+    carried = 0.0
+    for i in placed:
+        if carried >= wanted:
+            break
+        taken.add(i)
+        carried += tokens[i].contribution
+    runs: list[tuple[int, int]] = []
+    for i in sorted(taken):
+        place, last = places[i], places[runs[-1][1] - 1] if runs else None
+        if runs and runs[-1][1] == i and place and last and place.field == last.field:
+            runs[-1] = (runs[-1][0], i + 1)
+        else:
+            runs.append((i, i + 1))
+    spans = []
+    for first, end in runs:
+        inside = [place for place in places[first:end] if place is not None]
+        trimmed = _trimmed(document, inside)
+        if trimmed is not None:
+            total = sum(token.contribution for token in tokens[first:end])
+            spans.append(Span(trimmed, (first, end), total))
+    return tuple(sorted(spans, key=lambda span: (-span.contribution, span.tokens)))
+
+
+def _token_values(
+    signal: TokenSignal, layout: PromptLayout, profile: Profile
+) -> list[tuple[list[float], list[float]]]:
+    """Return for each document the values and contributions of its span's tokens."""
+    import torch
+
+    if profile.signal.combine == "documents":
+        mass = signal.mass.double()
+        weights = [signal.plan.weights[layer][head] for layer, head in signal.plan.heads]
+    else:
+        mass, weights = signal.total()[None], [1.0]
+    weight = torch.tensor(weights, dtype=torch.float64)
+    calibrated = mass[:, 0]
+    null = baseline(mass, layout, profile.calibration)
+    if null is not None:
+        calibrated = calibrated - null
+    if profile.pooling.idf:
+        calibrated = calibrated * idf_weights(layout)
+    found = []
+    for first, end in layout.spans:
+        tokens = calibrated[:, first:end]
+        shares = weight @ contributions(tokens, profile.pooling)
+        found.append(((weight @ tokens).tolist(), shares.tolist()))
+    return found
+
+
+def contributions(tokens: torch.Tensor, choice: PoolingChoice) -> torch.Tensor:
+    """Return what each token adds to its document's score, [heads, tokens]; see ``scores.pool``."""
+    import torch
+
+    keep = kept_tokens(tokens, choice)
+    kept = torch.where(keep, tokens, 0.0)
+    count = keep.sum(1, keepdim=True).clamp_min(1)
+    if choice.reduce == "top-k-mean":
+        assert choice.top_k is not None
+        places = (
+            torch.where(keep, tokens, -torch.inf).sort(stable=True, dim=1, descending=True).indices
+        )
+        highest = torch.zeros_like(keep).scatter(1, places[:, : choice.top_k], True)
+        shares = torch.where(highest, kept, 0.0) / count.clamp_max(choice.top_k)
+    else:
+        exponent = 1.0 if choice.reduce == "mean" else choice.length_exponent
+        shares = kept / count.double() ** exponent
+    if choice.entropy:
+        shares = shares * evenness(kept.abs(), count[:, 0])[:, None] ** choice.entropy
+    return shares
+
+
+def _random_runs(
+    lengths: Sequence[int], tokens: int, source: random.Random
+) -> list[tuple[int, int]]:
+    """Return non-overlapping runs of these lengths at random places among the tokens."""
+    shuffled = source.sample(lengths, len(lengths))
+    free = tokens - sum(lengths)
+    # Every way to deal the free tokens out before, between and behind the runs is as likely.
+    bars = sorted(source.sample(range(free + len(lengths)), len(lengths)))
+    runs, used = [], 0
+    for position, (bar, length) in enumerate(zip(bars, shuffled, strict=True)):
+        start = bar - position + used
+        runs.append((start, start + length))
+        used += length
+    return runs
+
+
+def _blanked(document: Document, places: Sequence[Place]) -> Document:
+    """Return the document with each place, overlapping and touching ones as one, one blank."""
+    changed = {}
+    for field in ("title", "text"):
+        text = _field(document, field)
+        covered = [False] * len(text)
+        for place in places:
+            if place.field == field:
+                covered[place.start : place.end] = [True] * (place.end - place.start)
+        pieces = [
+            " " if hidden and (i == 0 or not covered[i - 1]) else "" if hidden else text[i]
+            for i, hidden in enumerate(covered)
+        ]
+        changed[field] = "".join(pieces)
+    return dataclasses.replace(document, **changed)
+
+
+def _shortened(explained: DocumentExplanation) -> Document:
+    """Return the document without what the model did not see of its text."""
+    if not explained.tokens_cut:
+        return explained.document
+    end = explained.seen.get("text", 0)
+    return dataclasses.replace(explained.document, text=explained.document.text[:end])
+
+
+def _trimmed(document: Document, places: Sequence[Place]) -> Place | None:
+    start, end = min(p.start for p in places), max(p.end for p in places)
+    text = _field(document, places[0].field)[start:end]
+    start += len(text) - len(text.lstrip())
+    end -= len(text) - len(text.rstrip())
+    return Place(places[0].field, start, end) if start < end else None
+
+
+def _field(document: Document, field: Field) -> str:
+    return document.title if field == "title" else document.text

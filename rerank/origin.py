@@ -1,0 +1,43 @@
+"""Whether a profile's heads were found for the model and prompt it is used with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ranklens.rerank.profile import Profile
+
+if TYPE_CHECKING:
+    from ranklens.data.models import ResolvedModel
+
+
+def doubts(profile: Profile, model: ResolvedModel | None) -> list[str]:
+    """Return what speaks against using a profile with a model, one sentence each.
+
+    Heads are a property of the weights and move with the prompt; a profile that reads all of
+    them, or that does not say what it was made with, raises no doubt.
+    """
+    made = profile.made_with
+    if made is None:
+        return []
+    found = []
+    if model is not None and _name(made.model) != _name(model.spec):
+        found.append(
+            f"profile {profile.name!r} was made with {made.model}, not with {model.spec}: its "
+            "heads mean nothing in other weights; see `ranklens heads detect`"
+        )
+    elif model is not None and made.revision and made.revision != model.revision:
+        found.append(
+            f"profile {profile.name!r} was made with revision {made.revision} of {made.model}; "
+            f"this is {model.revision}"
+        )
+    if made.prompt_sha256 and made.prompt_sha256 != profile.prompt.digest():
+        found.append(
+            f"profile {profile.name!r} has another prompt than the one its heads were found with"
+        )
+    return found
+
+
+def _name(model: str) -> str:
+    """Return what a hub id, a folder and a short name of one model have in common."""
+    return Path(model).name.lower()
