@@ -20,10 +20,11 @@ from ranklens.rerank.engine import AttentionEngine, TokenSignal
 from ranklens.rerank.frames import frame_of
 from ranklens.rerank.long_lists import Dealt, LongLists, lay_out, merge
 from ranklens.rerank.many import Throughput, ranked_in_windows
+from ranklens.rerank.origin import doubts
 from ranklens.rerank.passages import Parts, Passages, combine, split
 from ranklens.rerank.pieces import PieceTokenizer
 from ranklens.rerank.profile import Profile
-from ranklens.rerank.profile_file import load_profile
+from ranklens.rerank.profile_file import default_profile, load_profile
 from ranklens.rerank.prompt import PromptBuilder, PromptLayout, orders
 from ranklens.rerank.scores import document_scores
 
@@ -88,7 +89,7 @@ class AttentionReranker:
         cls,
         model: str | Path,
         *,
-        profile: str | Path | Profile = "icr",
+        profile: str | Path | Profile | None = None,
         revision: str | None = None,
         device: str | None = None,
         dtype: str | None = None,
@@ -98,17 +99,20 @@ class AttentionReranker:
     ) -> AttentionReranker:
         """Load a model by registry name, hub id or local folder.
 
-        ``download=False`` never touches the network. ``device`` and ``dtype`` are chosen by
-        ``choose_placement`` when None. Raises MissingResourceError for an unknown model or
-        profile, MissingPrerequisiteError without the ``llm`` extra, InvalidInputError for a
-        model whose attention cannot be read, UsageError for passages longer than the profile's
-        documents.
+        Without a ``profile`` it is the model's own where one is shipped, else ``icr``. A profile
+        made with another model or prompt is used, and warned of. ``download=False`` never
+        touches the network. ``device`` and ``dtype`` are chosen by ``choose_placement`` when
+        None. Raises MissingResourceError for an unknown model or profile,
+        MissingPrerequisiteError without the ``llm`` extra, InvalidInputError for a model whose
+        attention cannot be read, UsageError for passages longer than the profile's documents.
         """
-        chosen = load_profile(profile)
+        chosen = load_profile(default_profile(str(model)) if profile is None else profile)
         resolved = resolve(str(model), revision=revision, download=download)
         engine = AttentionEngine.from_pretrained(
             resolved.path, device=device, dtype=dtype, layers=chosen.signal.layers_needed
         )
+        for doubt in doubts(chosen, resolved):
+            _log.warning("%s", doubt)
         return cls(engine, chosen, resolved, long_lists=long_lists, passages=passages)
 
     def rank(self, query: str | Query, documents: Sequence[str | Document]) -> Ranking:

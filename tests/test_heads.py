@@ -18,6 +18,7 @@ from ranklens.data.errors import InvalidInputError
 from ranklens.data.qrels import Qrels
 from ranklens.data.records import Document, Judgement, Query, ScoredDoc
 from ranklens.rerank.attention_reranker import AttentionReranker
+from ranklens.rerank.engine import TokenSignal
 from ranklens.rerank.heads.detect import METHODS, detect_heads, overlap
 from ranklens.rerank.heads.examples import JudgedList, judged_lists
 from ranklens.rerank.heads.features import (
@@ -195,7 +196,12 @@ def test_the_store_reads_once_and_mends_what_is_damaged(
     reranker = reader(tiny_model())
     passes: list[int] = []
     read = reranker.engine.read
-    monkeypatch.setattr(reranker.engine, "read", lambda *a: passes.append(1) or read(*a))
+
+    def counted(*arguments: Any) -> TokenSignal:
+        passes.append(1)
+        return read(*arguments)
+
+    monkeypatch.setattr(reranker.engine, "read", counted)
     store = FeatureStore(tmp_path / "store", reranker)
     first = store.get(JUDGED)
     again = store.get(dataclasses.replace(JUDGED, grades=(0, 1, 1, 0)))

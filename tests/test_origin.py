@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from ranklens.rerank.profile_file import default_profile, load_profile, shipped_
 ICR = load_profile("icr")
 
 
-def made(**origin: str) -> Profile:
+def made(**origin: Any) -> Profile:
     return dataclasses.replace(ICR, made_with=Origin(model="org/Model-1B", method="x", **origin))
 
 
