@@ -26,7 +26,12 @@ def doubts(profile: Profile, model: ResolvedModel | None) -> list[str]:
             f"profile {profile.name!r} was made with {made.model}, not with {model.spec}: its "
             "heads mean nothing in other weights; see `ranklens heads detect`"
         )
-    elif model is not None and made.revision and made.revision != model.revision:
+    elif (
+        model is not None
+        and made.revision not in (None, model.revision)
+        # A folder's identity is a digest of its files, a hub model's its commit.
+        and not Path(model.spec).is_dir()
+    ):
         found.append(
             f"profile {profile.name!r} was made with revision {made.revision} of {made.model}; "
             f"this is {model.revision}"

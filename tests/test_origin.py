@@ -46,6 +46,12 @@ def test_another_model_revision_or_prompt_is_told(
     assert message in doubt
 
 
+def test_a_folder_has_no_revision_to_compare(tmp_path: Path) -> None:
+    folder = tmp_path / "Model-1B"
+    folder.mkdir()
+    assert doubts(made(revision="r0"), model(str(folder))) == []
+
+
 def test_order_is_no_part_of_the_prompt_that_is_compared() -> None:
     order = dataclasses.replace(ICR.prompt.order, arrange="best-first")
     assert dataclasses.replace(ICR.prompt, order=order).digest() == ICR.prompt.digest()
