@@ -34,6 +34,12 @@ ProfileOption = Annotated[
     str | None,
     typer.Option(help="Method: a shipped profile or a JSON file; the model's own, or icr."),
 ]
+LongListsOption = Annotated[
+    str,
+    typer.Option(
+        "--long-lists", help="Lists beyond the context: refuse, or anchors (several prompts)."
+    ),
+]
 DepthOption = Annotated[
     int, typer.Option(callback=_positive, help="Candidates to rerank per query.")
 ]

@@ -24,6 +24,7 @@ def rerank(
     output: options.OutputOption,
     reranker: options.RerankerOption = DEFAULT_RERANKER,
     profile: options.ProfileOption = None,
+    long_lists: options.LongListsOption = "refuse",
     depth: options.DepthOption = 100,
     limit: options.LimitOption = None,
     scale: Annotated[
@@ -57,7 +58,7 @@ def rerank(
     from ranklens.rerank.margin import margin, scores_have_null
     from ranklens.rerank.scales import keep, rescaled
 
-    spec = RerankerSpec.parse(reranker, profile, device, dtype)
+    spec = RerankerSpec.parse(reranker, profile, device, dtype, long_lists)
     written = _scale(scale, threshold, spec, depth)
     check_output(output)
     loaded = load_collection(collection)

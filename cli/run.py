@@ -21,6 +21,7 @@ def run(
     ] = None,
     reranker: options.RerankerOption = DEFAULT_RERANKER,
     profile: options.ProfileOption = None,
+    long_lists: options.LongListsOption = "refuse",
     depth: options.DepthOption = 20,
     limit: options.LimitOption = None,
     device: options.DeviceOption = None,
@@ -42,7 +43,7 @@ def run(
     from ranklens.cli.report import print_metrics
     from ranklens.data.load import load_collection
 
-    spec = RerankerSpec.parse(reranker, profile, device, dtype)
+    spec = RerankerSpec.parse(reranker, profile, device, dtype, long_lists)
     loaded = load_collection(collection)
     metrics = run_pipeline(
         loaded,

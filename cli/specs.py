@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 RETRIEVERS = ("bm25",)
 RERANKERS = ("attention",)
+LONG_LISTS = ("refuse", "anchors")
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_RERANKER = f"attention:{DEFAULT_MODEL}"
 # What a score can depend on, besides the model and the profile.
@@ -32,10 +33,16 @@ class RerankerSpec:
     profile: str
     device: str | None
     dtype: str | None
+    long_lists: str
 
     @classmethod
     def parse(
-        cls, text: str, profile: str | None, device: str | None, dtype: str | None
+        cls,
+        text: str,
+        profile: str | None,
+        device: str | None,
+        dtype: str | None,
+        long_lists: str = "refuse",
     ) -> RerankerSpec:
         """Read ``KIND:MODEL``; UsageError names the kinds, and the profile must exist.
 
@@ -49,7 +56,9 @@ class RerankerSpec:
             raise UsageError(f"unknown reranker {text!r}; expected {forms}")
         profile = profile or default_profile(model)
         load_profile(profile)
-        return cls(model, profile, device, dtype)
+        if long_lists not in LONG_LISTS:
+            raise UsageError(f"--long-lists is {long_lists!r}; choose {' or '.join(LONG_LISTS)}")
+        return cls(model, profile, device, dtype, long_lists)
 
     def describe(self) -> dict[str, Any]:
         """Return all that a ranking depends on: weights, method, device, dtype, software.
@@ -74,6 +83,7 @@ class RerankerSpec:
             "model": path.name if Path(self.model).expanduser().is_dir() else self.model,
             "revision": resolve(self.model).revision,
             "profile": profile.to_dict(),
+            "long_lists": self.long_lists,
             "device": placement.device,
             "dtype": placement.dtype,
             "versions": {name: version(name) for name in _VERSIONS},
@@ -82,10 +92,15 @@ class RerankerSpec:
     def load(self) -> AttentionReranker:
         """Load the reranker."""
         from ranklens.rerank.attention_reranker import AttentionReranker
+        from ranklens.rerank.long_lists import LongLists
 
         pull_model(self.model)
         return AttentionReranker.from_pretrained(
-            self.model, profile=self.profile, device=self.device, dtype=self.dtype
+            self.model,
+            profile=self.profile,
+            device=self.device,
+            dtype=self.dtype,
+            long_lists=LongLists(self.long_lists),
         )
 
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.rerank.prompt import MIN_DOCUMENT_TOKENS, PromptLayout
@@ -36,7 +35,7 @@ class LongLists:
     (None: as many as fit), and as many that shortening leaves each ``document_tokens``.
     """
 
-    how: Literal["refuse", "anchors"] = "refuse"
+    how: str = "refuse"
     anchors: int = 3
     most: int | None = None
     document_tokens: int = 64

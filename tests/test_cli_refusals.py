@@ -161,3 +161,9 @@ def test_a_collection_that_cannot_be_used(
     assert done.returncode == code
     assert named in done.stderr
     assert not output.exists()
+
+
+def test_long_lists_are_refused_or_spread(run: Call) -> None:
+    done = run("--long-lists", "split")
+    assert done.returncode == 2
+    assert "--long-lists is 'split'; choose refuse or anchors" in done.stderr

@@ -224,3 +224,19 @@ def test_the_demo_starts_again_when_something_has_changed(
     changed = call("demo")
     assert changed.returncode == 0, changed.stderr
     assert "something it depends on has changed" in changed.stderr
+
+
+def test_a_list_beyond_the_context_is_refused_or_spread_over_prompts(
+    call: Call, collection: Path, tiny_model: Callable[..., Path]
+) -> None:
+    small = f"attention:{tiny_model(max_position_embeddings=360)}"
+    rerank = ("rerank", collection, "all", "--reranker", small, "-o", "out.run")
+    refused = call(*rerank)
+    assert refused.returncode == 5
+    assert "12 documents do not fit the model's context of 360 tokens" in refused.stderr
+    assert not Path("out.run").exists()
+    done = call(*rerank, "--long-lists", "anchors")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in Path("out.run").read_text().splitlines()]
+    assert len(rows) == 48
+    assert all(len({r[2] for r in rows if r[0] == q}) == 12 for q in ("q1", "q2", "q3", "q4"))

@@ -150,7 +150,7 @@ def test_what_never_fits_says_what_to_do(tiny_model: MakeModel) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LongLists("perhaps"), "'refuse' or 'anchors', got 'perhaps'"),  # type: ignore[arg-type]
+        (lambda: LongLists("perhaps"), "'refuse' or 'anchors', got 'perhaps'"),
         (lambda: LongLists("anchors", anchors=0), "at least 1 anchor, got 0"),
         (lambda: LongLists("anchors", anchors=3, most=3), "at most 3 documents has no room for 3"),
         (lambda: LongLists("anchors", document_tokens=3), "at least 16, got 3"),
