@@ -201,7 +201,7 @@ def _prepare(
     device: str | None,
     dtype: str | None,
 ) -> tuple[list[JudgedList], AttentionReranker]:
-    from ranklens.cli.judged import load_judged_lists
+    from ranklens.cli.lists import load_judged_lists
     from ranklens.cli.output import note
     from ranklens.cli.specs import pull_model
     from ranklens.rerank.attention_reranker import AttentionReranker

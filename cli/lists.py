@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ranklens.data.errors import InvalidInputError
@@ -9,6 +10,7 @@ from ranklens.data.errors import InvalidInputError
 if TYPE_CHECKING:
     from ranklens.data.collection import Collection
     from ranklens.data.records import Document, Query
+    from ranklens.rerank.heads.examples import JudgedList
 
 
 def candidate_lists(
@@ -18,12 +20,13 @@ def candidate_lists(
     *,
     limit: int | None = None,
     query_id: str | None = None,
+    judged: bool = False,
 ) -> tuple[Collection, list[tuple[Query, list[Document]]]]:
     """Return a collection, and the first ``depth`` candidates of its queries.
 
     Candidates are those of a name or file where given, else the collection's own ``bm25``, else
-    BM25's. Raises InvalidInputError for a query id that the collection lacks, or that has no
-    candidates.
+    BM25's; ``judged`` takes only queries with judgements. Raises InvalidInputError for a query id
+    that the collection lacks, or that has no candidates.
     """
     from ranklens.cli.output import warn
     from ranklens.cli.specs import find_candidates
@@ -40,6 +43,10 @@ def candidate_lists(
                 f"collection {loaded.name!r} has no query {query_id!r} "
                 f"(it has {loaded.queries[0].id!r}, …)"
             )
+    if judged:
+        queries = [query for query in queries if query.id in loaded.qrels]
+        if not queries:
+            raise InvalidInputError(f"collection {loaded.name!r} judges none of its queries")
     if candidates is None and "bm25" not in loaded.candidate_files:
         queries = queries[:limit]
         first = retrieve(loaded, "bm25", depth, queries)
@@ -50,3 +57,30 @@ def candidate_lists(
     return loaded, [
         (query, [texts[doc.doc_id] for doc in first[query.id][:depth]]) for query in queries
     ]
+
+
+def load_judged_lists(
+    collections: Sequence[str], candidates: str | None, depth: int, limit: int | None
+) -> list[JudgedList]:
+    """Return the judged lists of collections, ``limit`` judged queries of each.
+
+    Raises InvalidInputError when a collection has no list to learn from.
+    """
+    from ranklens.cli.output import note
+    from ranklens.rerank.heads.examples import judged_lists
+
+    found: list[JudgedList] = []
+    for spec in collections:
+        loaded, read = candidate_lists(spec, candidates, depth, limit=limit, judged=True)
+        lists = judged_lists(loaded.name, read, loaded.qrels)
+        note(
+            f"{loaded.name}: {len(lists)} of {len(read)} queries have relevant and other "
+            f"documents in their first {depth}"
+        )
+        if not lists:
+            raise InvalidInputError(
+                f"no query of {loaded.name!r} has both relevant and other documents among its "
+                f"first {depth} candidates; use a larger --depth or other candidates"
+            )
+        found += lists
+    return found

@@ -229,11 +229,11 @@ def test_the_demo_starts_again_when_something_has_changed(
 def test_a_list_beyond_the_context_is_refused_or_spread_over_prompts(
     call: Call, collection: Path, tiny_model: Callable[..., Path]
 ) -> None:
-    small = f"attention:{tiny_model(max_position_embeddings=360)}"
+    small = f"attention:{tiny_model(max_position_embeddings=270)}"
     rerank = ("rerank", collection, "all", "--reranker", small, "-o", "out.run")
     refused = call(*rerank)
     assert refused.returncode == 5
-    assert "12 documents do not fit the model's context of 360 tokens" in refused.stderr
+    assert "12 documents do not fit the model's context of 270 tokens" in refused.stderr
     assert not Path("out.run").exists()
     done = call(*rerank, "--long-lists", "anchors")
     assert done.returncode == 0, done.stderr

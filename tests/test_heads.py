@@ -16,7 +16,7 @@ pytest.importorskip("torch", reason="the extra llm is not installed")
 
 from ranklens.data.errors import InvalidInputError
 from ranklens.data.qrels import Qrels
-from ranklens.data.records import Document, Judgement, Query, ScoredDoc
+from ranklens.data.records import Document, Judgement, Query
 from ranklens.rerank.attention_reranker import AttentionReranker
 from ranklens.rerank.engine import TokenSignal
 from ranklens.rerank.heads.detect import METHODS, detect_heads, overlap
@@ -129,11 +129,10 @@ def test_learning_needs_lists() -> None:
 
 
 def test_judged_lists_leave_out_what_teaches_nothing() -> None:
-    texts = {f"d{i}": Document(f"d{i}", "text") for i in range(3)}
-    candidates = {q: [ScoredDoc(f"d{i}", 3.0 - i) for i in range(3)] for q in ("a", "b", "c")}
+    texts = [Document(f"d{i}", "text") for i in range(3)]
     qrels = Qrels([Judgement("a", "d1", 2), Judgement("a", "d2", -1), Judgement("b", "d9", 1)])
-    queries = [Query(q, "text") for q in ("a", "b", "c", "z")]
-    (found,) = judged_lists("set", queries, candidates, texts, qrels, depth=3)
+    lists = [(Query(q, "text"), texts) for q in ("a", "b", "c")]
+    (found,) = judged_lists("set", lists, qrels)
     assert found.query.id == "a"
     assert found.grades == (0, 2, 0)
 

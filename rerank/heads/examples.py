@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ranklens.data.qrels import Qrels
-from ranklens.data.records import Document, Query, ScoredDoc
+from ranklens.data.records import Document, Query
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,19 +20,13 @@ class JudgedList:
 
 
 def judged_lists(
-    collection: str,
-    queries: Iterable[Query],
-    candidates: Mapping[str, Sequence[ScoredDoc]],
-    texts: Mapping[str, Document],
-    qrels: Qrels,
-    depth: int,
+    collection: str, lists: Iterable[tuple[Query, Sequence[Document]]], qrels: Qrels
 ) -> list[JudgedList]:
     """Return the lists that can teach something: with a relevant document and another grade."""
-    lists = []
-    for query in queries:
-        found = [texts[doc.doc_id] for doc in candidates.get(query.id, ())[:depth]]
+    found = []
+    for query, documents in lists:
         judged = qrels.get(query.id, {})
-        grades = tuple(max(0, judged.get(document.id, 0)) for document in found)
+        grades = tuple(max(0, judged.get(document.id, 0)) for document in documents)
         if len(set(grades)) > 1:
-            lists.append(JudgedList(collection, query, tuple(found), grades))
-    return lists
+            found.append(JudgedList(collection, query, tuple(documents), grades))
+    return found
