@@ -55,7 +55,6 @@ def rerank(
     from ranklens.data.load import load_collection
     from ranklens.data.records import ScoredDoc
     from ranklens.data.runs import Run, write_run
-    from ranklens.rerank.margin import margin, scores_have_null
     from ranklens.rerank.scales import keep, rescaled
 
     spec = RerankerSpec.parse(reranker, profile, device, dtype, long_lists)
@@ -71,14 +70,10 @@ def rerank(
     rankings = {}
     shortened = dropped = below = 0
     best = -math.inf
-    unrelated = []
-    has_null = scores_have_null(engine.profile)
     for query, ranking in rerank_stage(engine, first, texts, depth, queries):
         if ranking is None:
             continue
         shortened += sum(1 for ranked in ranking if ranked.tokens_cut)
-        if margin(ranking, has_null=has_null).nothing_relevant:
-            unrelated.append(query.id)
         scaled = rescaled(ranking, written, score_map=engine.profile.score_map)
         if threshold is None:
             head = [(ranked.id, ranked.score) for ranked in scaled]
@@ -102,7 +97,7 @@ def rerank(
         value = {"status": "ok", "run": str(output), "queries": len(rankings), "scale": scale}
         left_out = {"threshold": threshold, "dropped": dropped, "below_depth": below}
         value |= left_out | {"empty_queries": empty} if threshold is not None else {}
-        print_json(value | {"nothing_relevant": unrelated})
+        print_json(value)
         return
     if threshold is not None:
         warn(

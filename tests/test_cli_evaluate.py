@@ -34,7 +34,12 @@ def test_the_commands_chain_through_files(
         "rerank", collection, first, "-o", second, "--reranker", decoder, "--depth", 2, "--json"
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"status": "ok", "run": str(second), "queries": 4}
+    assert json.loads(done.stdout) == {
+        "status": "ok",
+        "run": str(second),
+        "queries": 4,
+        "scale": "raw",
+    }
     after = columns(second)
     assert len(after) == len(rows)
     for query_id in ("q1", "q2", "q3", "q4"):

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import cli, data, eval, rerank, retrieval
 import ranklens, ranklens.cli.main, ranklens.data.load, ranklens.eval.measures
-import ranklens.rerank.profile, ranklens.retrieval.bm25
+import ranklens.rerank.profile_file, ranklens.retrieval.bm25
 
 assert {m.OWNER for m in (cli, data, eval, rerank, retrieval)} == {"user"}
 for module in (ranklens, ranklens.cli, ranklens.data, ranklens.eval, ranklens.rerank,
