@@ -98,9 +98,10 @@ class AttentionRun:
             return
         scale = 1 / self._denominators(weights)  # [heads, rows]
         if self.plan.per_head:
-            within = [head - heads.start for head in numbers]
-            averaging = rows[None] * scale[within][:, None]  # [heads read, tails, rows]
-            found = averaging @ source[within]
+            if len(numbers) < len(source):  # a copy, which reading every head does not need
+                within = [head - heads.start for head in numbers]
+                source, scale = source[within], scale[within]
+            found = (rows[None] * scale[:, None]) @ source  # [heads read, tails, shared]
             known = self.mass.get(layer)
             self.mass[layer] = found if known is None else torch.cat([known, found])
             return
@@ -179,9 +180,7 @@ def branch_attention(
     softmax = Softmax(scale, window, softcap, s_aux)
     tails = _tail_rows(run, layer, query[0, :, shared:], key[0], value[0], softmax)
     output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
-    output[:, :shared] = causal_attention(
-        query[:, :, :shared], key[:, :, :shared], value[:, :, :shared], softmax
-    )
+    output[:, :shared] = causal_attention(query, key, value, shared, softmax)
     output[0, shared:] = tails.transpose(0, 1)
     return output, None
 

@@ -165,7 +165,7 @@ class AttentionEngine:
         import torch
 
         from ranklens.rerank.attention import AttentionRun, ReadingDone
-        from ranklens.rerank.trim import reading_only
+        from ranklens.rerank.projections import reading_projections
 
         ids = torch.tensor([[*shared, *(token for tail in tails for token in tail.ids)]])
         with self._lock, torch.inference_mode():
@@ -173,7 +173,7 @@ class AttentionEngine:
             run = AttentionRun(len(shared), tails, spans, plan, device, trace=trace)
             with (
                 contextlib.suppress(ReadingDone),
-                reading_only(self.model, plan.last_layer, len(shared), ids.shape[1]),
+                reading_projections(self.model, plan.last_layer, len(shared)),
             ):
                 self.model(
                     input_ids=ids.to(device),
