@@ -40,8 +40,9 @@ class AttentionRun:
     ``spans`` are the documents' tokens. ``mass`` maps a layer to a float32 tensor
     [tails, shared], or [heads read, tails, shared] where the plan keeps heads apart. With
     ``trace`` the run also looks where NaN or Inf comes from: ``fault`` is then the first layer
-    and token with a key that is not finite. After the plan's last layer ReadingDone ends the
-    pass.
+    and token with a key that is not finite. Where the plan reads by rollout ``kept`` holds each
+    layer's queries [heads, P, D], keys [key heads, P, D] and softmax instead. After the plan's
+    last layer ReadingDone ends the pass.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class AttentionRun:
         self.fault: tuple[int, int] | None = None
         self.layers_seen: set[int] = set()
         self.mass: dict[int, torch.Tensor] = {}
+        self.kept: dict[int, tuple[torch.Tensor, torch.Tensor, Softmax]] = {}
         lengths = [len(tail.ids) for tail in tails]
         rows = sum(lengths)
         self.longest = shared + max(lengths)
@@ -67,7 +69,10 @@ class AttentionRun:
             [torch.arange(shared), *(torch.arange(shared, shared + n) for n in lengths)]
         )
         self.position_ids = positions.to(device)[None]
-        branch = torch.repeat_interleave(torch.arange(len(tails)), torch.tensor(lengths))
+        # 0 for the shared tokens, then one number for each tail.
+        branch = torch.arange(len(tails) + 1).repeat_interleave(torch.tensor([shared, *lengths]))
+        self.branch = branch.to(device)
+        branch = branch[shared:]
         allowed = (branch[:, None] == branch) & torch.ones(rows, rows).tril().bool()
         self.tail_bias = torch.zeros(rows, rows).masked_fill(~allowed, -torch.inf).to(device)
         self.row_weights = torch.zeros(len(tails), rows)
@@ -178,6 +183,8 @@ def branch_attention(
     window = sliding_window if sliding_window is not None and run.longest > sliding_window else None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     softmax = Softmax(scale, window, softcap, s_aux)
+    if run.plan.values == "rollout" and layer in run.plan.weights:
+        run.kept[layer] = (query[0], key[0], softmax)
     tails = _tail_rows(run, layer, query[0, :, shared:], key[0], value[0], softmax)
     output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
     output[:, :shared] = causal_attention(query, key, value, shared, softmax)
@@ -216,7 +223,8 @@ def _tail_rows(
     heads, rows, size = query.shape
     key_heads, length, _ = key.shape
     group = heads // key_heads
-    chosen = run.plan.weights.get(layer, {})
+    # A rollout is made of whole layers, afterwards.
+    chosen = {} if run.plan.values == "rollout" else run.plan.weights.get(layer, {})
     last = layer == run.plan.last_layer
     hidden = None if softmax.window is None else run.hidden_by(softmax.window)
     output = query.new_empty(heads, rows, value.shape[-1])

@@ -28,7 +28,8 @@ class TokenSignal:
     """Attention that each tail pays to each shared token, mean over the tail's rows.
 
     ``mass``: float32 tensor on the CPU, [layers, tails, shared], heads summed by weight; or
-    [heads, tails, shared], one entry per (layer, head) of ``heads``, as they are.
+    [heads, tails, shared], one entry per (layer, head) of ``heads``, as they are; or, by
+    rollout, [1, tails, shared].
     """
 
     mass: torch.Tensor
@@ -166,6 +167,7 @@ class AttentionEngine:
 
         from ranklens.rerank.attention import AttentionRun, ReadingDone
         from ranklens.rerank.projections import reading_projections
+        from ranklens.rerank.rollout import roll_out
 
         ids = torch.tensor([[*shared, *(token for tail in tails for token in tail.ids)]])
         with self._lock, torch.inference_mode():
@@ -181,6 +183,8 @@ class AttentionEngine:
                     use_cache=False,
                     attention_run=run,
                 )
+            if plan.values == "rollout":
+                run.mass[plan.last_layer] = roll_out(run)
             return run
 
     def _fault(self, layout: PromptLayout, tails: Sequence[Tail], plan: SignalPlan) -> str:

@@ -15,7 +15,7 @@ class SignalPlan:
     """A profile's signal, settled for one model.
 
     ``weights`` maps layer to head to weight. ``per_head`` keeps heads apart; otherwise a
-    layer's heads are summed by weight as they are read.
+    layer's heads are summed by weight as they are read. A rollout has weights of 1 throughout.
     """
 
     weights: Mapping[int, Mapping[int, float]]
@@ -49,8 +49,10 @@ def plan_signal(choice: SignalChoice, config: Any) -> SignalPlan:
             raise InvalidInputError(
                 f"the profile reads layers {first} to {last}; the model has {layers} (from 0)"
             )
+        # What a rollout follows passes through sliding layers too.
+        through = range(layers) if choice.values == "rollout" else readable
         chosen = {
-            layer: dict.fromkeys(range(heads), 1.0) for layer in readable if first <= layer <= last
+            layer: dict.fromkeys(range(heads), 1.0) for layer in through if first <= layer <= last
         }
         if not chosen:
             raise InvalidInputError(
@@ -64,7 +66,7 @@ def plan_signal(choice: SignalChoice, config: Any) -> SignalPlan:
                     f"the profile reads head {layer}-{head}; the model has {layers} layers of "
                     f"{heads} heads (from 0): it was made for another model"
                 )
-        if layer not in readable:
+        if layer not in readable and choice.values != "rollout":
             raise InvalidInputError(
                 f"the profile reads layer {layer}, whose attention slides and does not reach all "
                 f"documents; the model's full layers are {', '.join(map(str, readable))}"

@@ -93,7 +93,8 @@ class SignalChoice:
         last: the last token of the prompt (attention sorting)
     ``layers``: first and last layer, counted from 0, both included; None reads all.
     ``heads``: weight by ``"layer-head"``; None reads every head of the layers with weight 1.
-    ``values``: softmax attention, or the scaled logits before it.
+    ``values``: softmax attention; the scaled logits before it; or attention rolled out through
+    the layers from the last to the first, mean over heads (see ``rollout``).
     ``over``: what the softmax of a row runs over: all keys; all but the first token, which
     takes attention that has nowhere else to go; the tokens of documents.
     ``combine``: heads are summed token by token before pooling, or each head's documents are
@@ -109,7 +110,7 @@ class SignalChoice:
     ]
     layers: tuple[int, int] | None = None
     heads: dict[str, float] | None = None
-    values: Literal["attention", "logits"] = "attention"
+    values: Literal["attention", "logits", "rollout"] = "attention"
     over: Literal["all-keys", "without-sink", "documents"] = "all-keys"
     combine: Literal["tokens", "documents"] = "tokens"
 
@@ -125,6 +126,13 @@ class SignalChoice:
                 raise InvalidInputError(f"signal.heads has {what}; expected 'layer-head' names")
         if self.values == "logits" and self.over != "all-keys":
             raise InvalidInputError("signal.over concerns a softmax; logits have none")
+        if self.values == "rollout":
+            whole = self.heads is None and self.over == "all-keys" and self.combine == "tokens"
+            if not whole:
+                raise InvalidInputError(
+                    "signal.values 'rollout' goes through whole layers: set signal.heads null, "
+                    "signal.over 'all-keys' and signal.combine 'tokens'"
+                )
 
     @property
     def weights(self) -> dict[int, dict[int, float]] | None:

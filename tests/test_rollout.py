@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from ranklens.data.errors import UsageError
+from ranklens.data.errors import InvalidInputError
 from ranklens.data.records import Document
-from ranklens.rerank import rollout as module
+from ranklens.rerank import rollout
 from ranklens.rerank.attention_reranker import AttentionReranker
-from ranklens.rerank.profile_file import load_profile
+from ranklens.rerank.plan import full_layers
+from ranklens.rerank.profile import Profile
+from ranklens.rerank.profile_file import load_profile, save_profile
 from ranklens.rerank.prompt import PromptLayout
-from ranklens.rerank.rollout import rollout
 
 MakeModel = Callable[..., Path]
 DOCUMENTS = [
@@ -40,13 +42,18 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def reranker(folder: Path) -> AttentionReranker:
-    return AttentionReranker.from_pretrained(
-        folder, profile=load_profile("icr"), device="cpu", dtype="float32"
-    )
+def rolled(layers: tuple[int, int] | None = None) -> Profile:
+    """Return ICR with a rollout for its signal."""
+    icr = load_profile("icr")
+    signal = dataclasses.replace(icr.signal, values="rollout", layers=layers)
+    return dataclasses.replace(icr, signal=signal)
 
 
-def dense(folder: Path, layout: PromptLayout, upto: int) -> list[Any]:
+def reranker(folder: Path, profile: Profile) -> AttentionReranker:
+    return AttentionReranker.from_pretrained(folder, profile=profile, device="cpu", dtype="float32")
+
+
+def dense(folder: Path, layout: PromptLayout, first_layer: int, last_layer: int) -> list[Any]:
     """Return for each tail its rows' shares of all tokens, by full matrices in float64."""
     model = AutoModel.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
     found = []
@@ -58,7 +65,7 @@ def dense(folder: Path, layout: PromptLayout, upto: int) -> list[Any]:
         share = np.zeros(len(ids))
         share[first:end] = 1 / (end - first)
         product = np.eye(len(ids))
-        for attention in attentions[: upto + 1]:
+        for attention in attentions[first_layer : last_layer + 1]:
             mean = attention[0].double().mean(0).numpy()
             product = (0.5 * mean + 0.5 * np.eye(len(ids))) @ product
         found.append(share @ product)
@@ -70,49 +77,64 @@ def test_every_layer_equals_the_dense_product(
     name: str, tiny_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Blocks that end inside the shared part and inside a tail.
-    monkeypatch.setattr(module, "_BLOCK", 37)
+    monkeypatch.setattr(rollout, "_BLOCK", 37)
     kind, settings = MODELS[name]
     folder = tiny_model(kind=kind, **settings)
-    ours = reranker(folder)
-    layout = ours.layout(["capital of France", "what is a cell"], DOCUMENTS)
-    assert len(layout.shared) > 64, "longer than the windows"
-    for upto in range(ours.engine.config.num_hidden_layers):
-        found = rollout(ours.engine, layout, upto)
+    config = reranker(folder, rolled()).engine.config
+    layers = config.num_hidden_layers
+    for first, last in [*((0, last) for last in range(layers)), (1, layers - 1)]:
+        if last < full_layers(config)[0]:
+            continue  # A model of sliding layers only is not loaded.
+        ours = reranker(folder, rolled((first, last)))
+        assert len(ours.engine.model.layers) == last + 1, "what is behind is not loaded"
+        layout = ours.layout(["capital of France", "what is a cell"], DOCUMENTS)
+        assert len(layout.shared) > 64, "longer than the windows"
+        found = ours.read(layout).total()
         assert found.shape == (3, len(layout.shared))
-        expected = [row[: len(layout.shared)] for row in dense(folder, layout, upto)]
+        expected = [row[: len(layout.shared)] for row in dense(folder, layout, first, last)]
         np.testing.assert_allclose(found.numpy(), expected, atol=1e-5, rtol=0)
         assert found.max() > 1e-3, "the tolerance means something"
 
 
 def test_one_layer_is_half_of_the_mean_attention(tiny_model: MakeModel) -> None:
-    ours = reranker(tiny_model())
+    folder = tiny_model()
+    ours, plain = reranker(folder, rolled((0, 0))), reranker(folder, load_profile("icr"))
     layout = ours.layout("capital", DOCUMENTS)
-    signal = ours.read(layout)
     heads = ours.engine.config.num_attention_heads
-    expected = signal.mass[0].double() / heads / 2
-    np.testing.assert_allclose(rollout(ours.engine, layout, 0), expected, atol=1e-7)
+    expected = plain.read(layout).mass[0] / heads / 2
+    torch.testing.assert_close(ours.read(layout).mass[0], expected, atol=1e-7, rtol=0)
 
 
 def test_a_query_that_is_the_null_query_has_its_shares(tiny_model: MakeModel) -> None:
-    ours = reranker(tiny_model())
-    layout = ours.layout(["N/A", "capital", "N/A"], DOCUMENTS)
-    found = rollout(ours.engine, layout, 1)
+    ours = reranker(tiny_model(), rolled())
+    found = ours.read(ours.layout(["N/A", "capital", "N/A"], DOCUMENTS)).total()
     assert found.shape[0] == 4
     assert torch.equal(found[0], found[2])
     assert torch.equal(found[0], found[3])
     assert not torch.equal(found[0], found[1])
 
 
-def test_the_engine_reads_afterwards_as_before(tiny_model: MakeModel) -> None:
-    ours = reranker(tiny_model())
-    before = ours.rank("capital", DOCUMENTS)
-    rollout(ours.engine, ours.layout("capital", DOCUMENTS), 0)
-    assert ours.engine.model.config._attn_implementation == "ranklens"
-    assert ours.rank("capital", DOCUMENTS) == before
+def test_a_profile_with_a_rollout_is_written_read_and_ranks(
+    tiny_model: MakeModel, tmp_path: Path
+) -> None:
+    save_profile(rolled(), tmp_path / "rollout.json")
+    folder = tiny_model()
+    ours = reranker(folder, load_profile(tmp_path / "rollout.json"))
+    ranking = ours.rank("capital of France", DOCUMENTS)
+    assert sorted(ranking.ids) == ["berlin", "cell", "paris"]
+    assert ranking == reranker(folder, rolled()).rank("capital of France", DOCUMENTS)
+    plain = reranker(folder, load_profile("icr")).rank("capital of France", DOCUMENTS)
+    assert [r.score for r in ranking] != [r.score for r in plain]
 
 
-@pytest.mark.parametrize("upto", [-1, 2])
-def test_a_layer_that_the_model_does_not_have(tiny_model: MakeModel, upto: int) -> None:
-    ours = reranker(tiny_model())
-    with pytest.raises(UsageError, match=f"upto_layer must lie in 0 to 1: {upto}"):
-        rollout(ours.engine, ours.layout("capital", DOCUMENTS), upto)
+@pytest.mark.parametrize(
+    "wrong", [{"heads": {"0-1": 1.0}}, {"over": "documents"}, {"combine": "documents"}]
+)
+def test_a_rollout_of_some_heads_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError, match="goes through whole layers: set signal"):
+        dataclasses.replace(rolled().signal, **wrong)
+
+
+def test_a_layer_that_the_model_does_not_have(tiny_model: MakeModel) -> None:
+    with pytest.raises(InvalidInputError, match="reads layers 0 to 2; the model has 2"):
+        reranker(tiny_model(), rolled((0, 2)))
