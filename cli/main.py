@@ -17,6 +17,7 @@ from ranklens.cli import (
     doctor,
     evaluate,
     explain,
+    find,
     heads,
     models,
     rerank,
@@ -58,6 +59,7 @@ app.command()(retrieve.retrieve)
 app.command()(rerank.rerank)
 app.command()(evaluate.evaluate)
 app.command()(explain.explain)
+app.command()(find.find)
 app.command()(calibrate.calibrate)
 app.command()(bias.bias)
 app.add_typer(heads.app, name="heads")

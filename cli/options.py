@@ -40,6 +40,14 @@ LongListsOption = Annotated[
         "--long-lists", help="Lists beyond the context: refuse, or anchors (several prompts)."
     ),
 ]
+PassagesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--passages",
+        metavar="HOW[:TOKENS]",
+        help="Split long documents: max or sum of their passages' scores (256 tokens each).",
+    ),
+]
 DepthOption = Annotated[
     int, typer.Option(callback=_positive, help="Candidates to rerank per query.")
 ]

@@ -25,6 +25,7 @@ def rerank(
     reranker: options.RerankerOption = DEFAULT_RERANKER,
     profile: options.ProfileOption = None,
     long_lists: options.LongListsOption = "refuse",
+    passages: options.PassagesOption = None,
     depth: options.DepthOption = 100,
     limit: options.LimitOption = None,
     scale: Annotated[
@@ -57,7 +58,7 @@ def rerank(
     from ranklens.data.runs import Run, write_run
     from ranklens.rerank.scales import keep, rescaled
 
-    spec = RerankerSpec.parse(reranker, profile, device, dtype, long_lists)
+    spec = RerankerSpec.parse(reranker, profile, device, dtype, long_lists, passages)
     written = _scale(scale, threshold, spec, depth)
     check_output(output)
     loaded = load_collection(collection)

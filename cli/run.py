@@ -22,6 +22,7 @@ def run(
     reranker: options.RerankerOption = DEFAULT_RERANKER,
     profile: options.ProfileOption = None,
     long_lists: options.LongListsOption = "refuse",
+    passages: options.PassagesOption = None,
     depth: options.DepthOption = 20,
     limit: options.LimitOption = None,
     device: options.DeviceOption = None,
@@ -43,7 +44,7 @@ def run(
     from ranklens.cli.report import print_metrics
     from ranklens.data.load import load_collection
 
-    spec = RerankerSpec.parse(reranker, profile, device, dtype, long_lists)
+    spec = RerankerSpec.parse(reranker, profile, device, dtype, long_lists, passages)
     loaded = load_collection(collection)
     metrics = run_pipeline(
         loaded,

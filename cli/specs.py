@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from ranklens.data.records import Query
     from ranklens.data.runs import Run
     from ranklens.rerank.attention_reranker import AttentionReranker
+    from ranklens.rerank.passages import Passages
     from ranklens.retrieval.bm25 import BM25Retriever
 
 RETRIEVERS = ("bm25",)
@@ -34,6 +36,7 @@ class RerankerSpec:
     device: str | None
     dtype: str | None
     long_lists: str
+    passages: Passages | None
 
     @classmethod
     def parse(
@@ -43,10 +46,12 @@ class RerankerSpec:
         device: str | None,
         dtype: str | None,
         long_lists: str = "refuse",
+        passages: str | None = None,
     ) -> RerankerSpec:
         """Read ``KIND:MODEL``; UsageError names the kinds, and the profile must exist.
 
-        Without a profile it is the model's own where one is shipped.
+        Without a profile it is the model's own where one is shipped. ``passages`` is read by
+        ``parse_passages``, and refused where the profile would cut them short.
         """
         from ranklens.rerank.profile_file import default_profile, load_profile
 
@@ -55,10 +60,13 @@ class RerankerSpec:
             forms = " or ".join(f"{known}:MODEL" for known in RERANKERS)
             raise UsageError(f"unknown reranker {text!r}; expected {forms}")
         profile = profile or default_profile(model)
-        load_profile(profile)
+        split = parse_passages(passages)
+        prompt = load_profile(profile).prompt
+        if split is not None:
+            split.check(prompt)
         if long_lists not in LONG_LISTS:
             raise UsageError(f"--long-lists is {long_lists!r}; choose {' or '.join(LONG_LISTS)}")
-        return cls(model, profile, device, dtype, long_lists)
+        return cls(model, profile, device, dtype, long_lists, split)
 
     def describe(self) -> dict[str, Any]:
         """Return all that a ranking depends on: weights, method, device, dtype, software.
@@ -84,6 +92,7 @@ class RerankerSpec:
             "revision": resolve(self.model).revision,
             "profile": profile.to_dict(),
             "long_lists": self.long_lists,
+            "passages": None if self.passages is None else dataclasses.asdict(self.passages),
             "device": placement.device,
             "dtype": placement.dtype,
             "versions": {name: version(name) for name in _VERSIONS},
@@ -101,7 +110,29 @@ class RerankerSpec:
             device=self.device,
             dtype=self.dtype,
             long_lists=LongLists(self.long_lists),
+            passages=self.passages,
         )
+
+
+def parse_passages(text: str | None) -> Passages | None:
+    """Read ``max`` or ``sum``, with a passage's tokens after a colon (``max:128``).
+
+    Neighbours share a quarter of their tokens. Raises UsageError for anything else.
+    """
+    if text is None:
+        return None
+    from ranklens.rerank.passages import Passages
+
+    how, colon, size = text.partition(":")
+    whole = Passages()
+    tokens = whole.tokens
+    if colon:
+        tokens = int(size) if size.isascii() and size.isdecimal() else 0
+    if how not in ("max", "sum") or tokens < 1:
+        raise UsageError(f"--passages is {text!r}; expected max, sum, max:TOKENS or sum:TOKENS")
+    return dataclasses.replace(
+        whole, tokens=tokens, overlap=tokens // 4, combine="max" if how == "max" else "sum"
+    )
 
 
 def pull_model(model: str) -> Path:

@@ -67,6 +67,33 @@ def read_lines(path: Path) -> Iterator[tuple[Place, str]]:
         raise Place(path, number + 1).error(f"damaged gzip file ({error})") from None
 
 
+def read_text(path: Path) -> str:
+    """Return a UTF-8 text file, plain or gzip, with its line ends as they are.
+
+    Raises MissingResourceError without the file; InvalidInputError as ``decoded``, and for a
+    damaged gzip.
+    """
+    if not path.is_file():
+        raise MissingResourceError(f"no such file: {path}")
+    try:
+        with _open_bytes(path) as stream:
+            raw = stream.read()
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InvalidInputError(f"{path}: damaged gzip file ({error})") from None
+    return decoded(raw, path)
+
+
+def decoded(raw: bytes, path: Path) -> str:
+    """Return bytes as text; InvalidInputError names ``path`` and the line that is not UTF-8."""
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise Place(path, line).error(
+            f"not UTF-8 (byte {error.start + 1} of the file); convert the file to UTF-8"
+        ) from None
+
+
 def _open_bytes(path: Path) -> IO[bytes]:
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 

@@ -16,7 +16,7 @@ Unlike the release, rows of the query count alike, and sentences kept are bounde
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -81,12 +81,15 @@ def find_passages(
     query: str,
     text: str,
     choice: StreamChoice | None = None,
+    *,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> list[FoundPassage]:
     """Return the sentences of ``text`` that the query attends to most, best first.
 
     Reads the last layer that attends to all tokens, of those that are loaded. Ranges are
     half-open codepoint offsets into ``text``; a sentence longer than what is carried is read,
-    and returned, in parts. A blank text has none. Raises InvalidInputError for an empty query
+    and returned, in parts. A blank text has none. ``advance`` is told how many codepoints of
+    the text each chunk went on. Raises InvalidInputError for an empty query
     and a chunk that does not fit the context beside it.
     """
     choice = choice or StreamChoice()
@@ -114,6 +117,7 @@ def find_passages(
     plan = engine.plan(SignalChoice(rows="query", layers=(last, last)))
     kept: list[_Sentence] = []
     found: list[FoundPassage] = []
+    reached = 0
     for chunk in _chunks(pieces, text, choice):
         read = [*kept, *chunk]
         layout = _layout(opening, read, tail)
@@ -123,6 +127,9 @@ def find_passages(
         best = best_spans(scores, spans, choice.top_tokens, choice.carry_tokens)
         kept = [read[place] for place in sorted(place for place, _ in best)]
         found = [FoundPassage(read[place].start, read[place].end, score) for place, score in best]
+        advance(chunk[-1].end - reached)
+        reached = chunk[-1].end
+    advance(len(text) - reached)
     return found
 
 

@@ -167,3 +167,10 @@ def test_long_lists_are_refused_or_spread(run: Call) -> None:
     done = run("--long-lists", "split")
     assert done.returncode == 2
     assert "--long-lists is 'split'; choose refuse or anchors" in done.stderr
+
+
+@pytest.mark.parametrize("passages", ["mean", "max:", "max:many", "max:²", "max:0"])
+def test_passages_that_make_no_sense_are_refused(run: Call, passages: str) -> None:
+    done = run("--passages", passages)
+    assert done.returncode == 2, done.stderr
+    assert f"--passages is {passages!r}; expected max" in done.stderr

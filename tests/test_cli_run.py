@@ -240,3 +240,30 @@ def test_a_list_beyond_the_context_is_refused_or_spread_over_prompts(
     rows = [line.split() for line in Path("out.run").read_text().splitlines()]
     assert len(rows) == 48
     assert all(len({r[2] for r in rows if r[0] == q}) == 12 for q in ("q1", "q2", "q3", "q4"))
+
+
+def test_passages_give_their_document_its_best_score(
+    call: Call, collection: Path, decoder: str
+) -> None:
+    rerank = ("rerank", collection, "all", "--reranker", decoder, "--profile", "icr")
+    assert call(*rerank, "-o", "whole.run").returncode == 0
+    outputs = {}
+    for how in ("max", "sum", "max:4"):
+        done = call(*rerank, "--passages", how, "-o", "out.run")
+        assert done.returncode == 0, done.stderr
+        outputs[how] = Path("out.run").read_text()
+    # No document of this collection has more than 256 tokens.
+    assert outputs["max"] == outputs["sum"] == Path("whole.run").read_text()
+    assert outputs["max:4"] != outputs["max"]
+
+
+def test_another_way_of_splitting_is_another_run(
+    call: Call, collection: Path, decoder: str
+) -> None:
+    run = ("run", collection, "--candidates", "all", "--reranker", decoder, "--out", "runs")
+    assert call(*run, "--passages", "max:4").returncode == 0
+    again = call(*run, "--passages", "max:4")
+    assert again.returncode == 0, again.stderr
+    changed = call(*run)
+    assert changed.returncode == 5
+    assert "runs holds a run with other settings: reranker.passages was" in changed.stderr
