@@ -3,7 +3,8 @@
     python benchmarks/quality.py COLLECTION --candidates NAME --depth N PROFILE...
 
 Each profile reranks the first N candidates of every judged query with ``--model``; ``minilm`` is
-a bi-encoder (all-MiniLM-L6-v2, mean pooling, cosine) for comparison. Printed are nDCG@10 with a
+a bi-encoder (all-MiniLM-L6-v2, mean pooling, cosine) for comparison. ``--most M`` reads a list in
+prompts of at most M documents that share anchors. Printed are nDCG@10 with a
 95% bootstrap interval, the difference to the first stage, and the p-value of a two-sided paired
 randomisation test over queries, (b + 1) / (B + 1) with B = 100,000.
 """
@@ -59,9 +60,14 @@ def _attention(
     lists: Mapping[Query, Sequence[Document]], profile: str, arguments: argparse.Namespace
 ) -> dict[Query, list[ScoredDoc]]:
     from ranklens import AttentionReranker
+    from ranklens.rerank.long_lists import LongLists
 
     reranker = AttentionReranker.from_pretrained(
-        arguments.model, profile=profile, device=arguments.device, dtype=arguments.dtype
+        arguments.model,
+        profile=profile,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        long_lists=LongLists("anchors", most=arguments.most) if arguments.most else "refuse",
     )
     return {
         query: [ScoredDoc(ranked.id, ranked.score) for ranked in reranker.rank(query, documents)]
@@ -126,6 +132,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--candidates", required=True)
     parser.add_argument("--depth", type=int, default=20)
     parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--most", type=int)
     parser.add_argument("--device")
     parser.add_argument("--dtype")
     parser.add_argument("--output")

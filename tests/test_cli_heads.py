@@ -50,7 +50,7 @@ def test_learn_needs_enough_lists_and_resumes(
     few = call("heads", "learn", collection, "--candidates", "all", "--model", model,
                "-o", "learned.json")  # fmt: skip
     assert few.returncode == 5
-    assert "4 judged lists are too few" in few.stderr
+    assert "judged lists of 4 queries are too few" in few.stderr
     assert not Path("learned.json").exists()
     learn = (
         "heads", "learn", long_collection, "--candidates", "all", "--model", model, "--limit",

@@ -27,7 +27,7 @@ from ranklens.rerank.heads.features import (
     every_head,
     read_features,
 )
-from ranklens.rerank.heads.learn import learn_heads
+from ranklens.rerank.heads.learn import _folds, learn_heads
 from ranklens.rerank.heads.listwise import first_stage, ndcg
 from ranklens.rerank.heads.needle import needle_heads
 from ranklens.rerank.heads.picture import head_map
@@ -123,8 +123,18 @@ def test_learning_from_noise_does_not_look_good() -> None:
     assert learned.held_out.mean() < first_stage(lists).mean() + 0.15
 
 
+def test_lists_of_one_query_are_held_out_together() -> None:
+    """Or a query's grades would be known from its other lists."""
+    lists = [x for x in planted(23) for _ in range(3)]
+    folds = _folds(lists, 0).reshape(23, 3)
+    assert (folds == folds[:, :1]).all()
+    assert sorted(np.bincount(folds[:, 0])) == [4, 4, 5, 5, 5]
+    other = [dataclasses.replace(x, collection="other") for x in lists]
+    assert len(_folds(lists + other, 0)) == 138
+
+
 def test_learning_needs_lists() -> None:
-    with pytest.raises(InvalidInputError, match="4 judged lists are too few"):
+    with pytest.raises(InvalidInputError, match="judged lists of 4 queries are too few"):
         learn_heads(planted(4))
 
 

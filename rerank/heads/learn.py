@@ -63,14 +63,15 @@ def learn_heads(
 
     ``last_layers`` are the exits to choose from (default: every third layer from a third of
     the model on, and its last). ``advance`` is told of every finished setting. Raises
-    InvalidInputError for fewer lists than folds.
+    InvalidInputError for too few queries.
     """
-    if len(lists) < 2 * FOLDS:
+    queries = len({(x.collection, x.query) for x in lists})
+    if queries < 2 * FOLDS:
         raise InvalidInputError(
-            f"{len(lists)} judged lists are too few to learn from and to check on: at least "
-            f"{2 * FOLDS} are needed"
+            f"judged lists of {queries} queries are too few to learn from and to check on: at "
+            f"least {2 * FOLDS} are needed"
         )
-    folds = np.random.default_rng(seed).permutation(len(lists)) % FOLDS
+    folds = _folds(lists, seed)
     held_out = {}
     for compare in ("difference", "log-ratio"):
         for last in last_layers or _exits(lists[0].heads):
@@ -99,6 +100,17 @@ def learn_heads(
 def settings_tried(layers: int) -> int:
     """Return how many settings the default search has for a model of that many layers."""
     return 2 * len(PENALTIES) * len(_exits(np.array([[layers - 1, 0]])))
+
+
+def _folds(lists: Sequence[HeadFeatures], seed: int) -> NDArray[np.int64]:
+    """Return the fold of each list; lists of one query share a fold."""
+    queries = {query: n for n, query in enumerate(dict.fromkeys(map(_query, lists)))}
+    of_query = np.random.default_rng(seed).permutation(len(queries)) % FOLDS
+    return np.array([of_query[queries[_query(x)]] for x in lists])
+
+
+def _query(features: HeadFeatures) -> tuple[str, str]:
+    return features.collection, features.query
 
 
 def _exits(heads: NDArray[np.int64]) -> list[int]:
