@@ -133,6 +133,9 @@ class AttentionEngine:
     def read(self, layout: PromptLayout, plan: SignalPlan) -> TokenSignal:
         """Run the layout once, up to the plan's last layer, and return what its tails attend to.
 
+        Where rotations depend on the prompt's length (Phi-3's longrope) all tails have those of
+        the longest, so that a query and a shorter content-free one stay comparable.
+
         Raises InvalidInputError when the prompt exceeds the context, NumericalError naming the
         layer and the document for NaN or Inf.
         """

@@ -241,6 +241,26 @@ def test_sinks_change_the_attention_of_gpt_oss(tmp_path: Path) -> None:
     assert np.abs(with_sinks - both_masses(Eager(folder), case)).max() > 1e-2
 
 
+def test_branches_on_both_sides_of_a_long_rope_share_the_long_factors(tmp_path: Path) -> None:
+    """A null query a few tokens shorter must not be read at other rotations than the query."""
+    case = CASES["phi-3-longrope"]
+    records = [Document(str(i), text) for i, text in enumerate(DOCUMENTS)]
+    layout = load(make(case, tmp_path / "any")).layout(QUERY, records)
+    real, null = (len(layout.shared) + len(tail.ids) for tail in layout.tails)
+    assert real > null
+
+    def read(name: str, **rope: Any) -> torch.Tensor:
+        between: dict[str, Any] = {"original_max_position_embeddings": null}
+        changes = between | {"rope_parameters": LONG_ROPE | between | rope}
+        return load(make(case, tmp_path / name, **changes)).read(layout).mass
+
+    found = read("between")
+    everything_long = read("long", short_factor=LONG_ROPE["long_factor"])
+    assert torch.equal(found, everything_long)
+    everything_short = read("short", long_factor=LONG_ROPE["short_factor"])
+    assert (found - everything_short).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma-2", "gemma-3", "gpt-oss", "phi-3"])
 def test_bfloat16_is_at_most_twice_as_far_off_as_eager_bfloat16(name: str, tmp_path: Path) -> None:
     case = CASES[name]
