@@ -117,6 +117,9 @@ def learn(
     candidates: CandidatesOption = None,
     depth: options.DepthOption = 20,
     limit: options.LimitOption = None,
+    windows: Annotated[
+        int, typer.Option("--lists", min=1, help="Lists of DEPTH candidates per query.")
+    ] = 1,
     cache: CacheOption = None,
     picture: PictureOption = None,
     compare: CompareOption = None,
@@ -127,6 +130,8 @@ def learn(
     """Learn a weight per head by list-wise regression, and the layer to stop at.
 
     Cross-validated over queries; the figures shown are of lists that the weights did not see.
+    With --lists 3 each query teaches by its candidates 1 to DEPTH, and by the next two lists of
+    as many, as far as these hold something relevant.
 
     Example: ranklens heads learn sample:pydocs --depth 20 -o learned.json
     """
@@ -141,7 +146,7 @@ def learn(
     others = {spec: load_profile(spec) for spec in compare or ()}
     method_base = load_profile(base)
     lists, reranker = _prepare(
-        collections, candidates, depth, limit, model, method_base, device, dtype
+        collections, candidates, depth, limit, model, method_base, device, dtype, windows
     )
     features = _read(lists, reranker, cache)
     with progress(
@@ -200,6 +205,7 @@ def _prepare(
     base: Profile,
     device: str | None,
     dtype: str | None,
+    windows: int = 1,
 ) -> tuple[list[JudgedList], AttentionReranker]:
     from ranklens.cli.lists import load_judged_lists
     from ranklens.cli.output import note
@@ -208,7 +214,7 @@ def _prepare(
     from ranklens.rerank.heads.features import every_head
 
     every = every_head(base)
-    lists = load_judged_lists(collections, candidates, depth, limit)
+    lists = load_judged_lists(collections, candidates, depth, limit, windows)
     pull_model(model)
     note(f"loading {model}")
     return lists, AttentionReranker.from_pretrained(

@@ -21,9 +21,11 @@ def candidate_lists(
     limit: int | None = None,
     query_id: str | None = None,
     judged: bool = False,
+    windows: int = 1,
 ) -> tuple[Collection, list[tuple[Query, list[Document]]]]:
     """Return a collection, and the first ``depth`` candidates of its queries.
 
+    With ``windows`` > 1 a query has further lists, of the next ``depth`` candidates each.
     Candidates are those of a name or file where given, else the collection's own ``bm25``, else
     BM25's; ``judged`` takes only queries with judgements. Raises InvalidInputError for a query id
     that the collection lacks, or that has no candidates.
@@ -49,18 +51,26 @@ def candidate_lists(
             raise InvalidInputError(f"collection {loaded.name!r} judges none of its queries")
     if candidates is None and "bm25" not in loaded.candidate_files:
         queries = queries[:limit]
-        first = retrieve(loaded, "bm25", depth, queries)
+        first = retrieve(loaded, "bm25", depth * windows, queries)
     else:
         first = find_candidates(loaded, candidates or "bm25", queries)
     queries = [query for query in queries if first.get(query.id)][:limit]
-    texts = fetch_texts(loaded, first, depth, queries)
-    return loaded, [
-        (query, [texts[doc.doc_id] for doc in first[query.id][:depth]]) for query in queries
-    ]
+    texts = fetch_texts(loaded, first, depth * windows, queries)
+    found = []
+    for query in queries:
+        for start in range(0, depth * windows, depth):
+            window = first[query.id][start : start + depth]
+            if window:
+                found.append((query, [texts[doc.doc_id] for doc in window]))
+    return loaded, found
 
 
 def load_judged_lists(
-    collections: Sequence[str], candidates: str | None, depth: int, limit: int | None
+    collections: Sequence[str],
+    candidates: str | None,
+    depth: int,
+    limit: int | None,
+    windows: int = 1,
 ) -> list[JudgedList]:
     """Return the judged lists of collections, ``limit`` judged queries of each.
 
@@ -71,16 +81,18 @@ def load_judged_lists(
 
     found: list[JudgedList] = []
     for spec in collections:
-        loaded, read = candidate_lists(spec, candidates, depth, limit=limit, judged=True)
+        loaded, read = candidate_lists(
+            spec, candidates, depth, limit=limit, judged=True, windows=windows
+        )
         lists = judged_lists(loaded.name, read, loaded.qrels)
         note(
-            f"{loaded.name}: {len(lists)} of {len(read)} queries have relevant and other "
-            f"documents in their first {depth}"
+            f"{loaded.name}: {len(lists)} of {len(read)} lists of {depth} have relevant and "
+            "other documents"
         )
         if not lists:
             raise InvalidInputError(
                 f"no query of {loaded.name!r} has both relevant and other documents among its "
-                f"first {depth} candidates; use a larger --depth or other candidates"
+                f"first {depth * windows} candidates; use a larger --depth or other candidates"
             )
         found += lists
     return found

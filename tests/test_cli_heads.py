@@ -67,6 +67,21 @@ def test_learn_needs_enough_lists_and_resumes(
     assert Path("learned.json").read_bytes() == first
 
 
+def test_further_lists_of_a_query_teach_too(
+    call: Call, long_collection: Path, tiny_model: Callable[..., Path]
+) -> None:
+    """Of the candidates, half of the queries have their relevant ones behind the first six."""
+    learn = (
+        "heads", "learn", long_collection, "--candidates", "all", "--model", tiny_model(),
+        "--limit", "24", "--depth", "6", "--cache", "kept", "-o", "learned.json", "--json",
+    )  # fmt: skip
+    for lists, expected in ((1, 12), (2, 24), (3, 24)):
+        done = call(*learn, "--lists", lists)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["figures"]["lists"] == expected
+        assert f"{expected} of {24 * min(lists, 2)} lists of 6 have" in done.stderr
+
+
 def test_show_and_wrong_arguments(call: Call) -> None:
     shown = call("heads", "show", "qrhead-llama-3.1-8b-lme", "--compare", "core-llama-3.1-8b")
     assert shown.returncode == 0

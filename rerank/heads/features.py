@@ -104,10 +104,16 @@ class FeatureStore:
         if path.is_file():
             known = _load(path)
             if known is not None:
-                # Judgements may have changed since; the attention has not.
+                # Judgements may have changed, or be another query's of the same text; the attention
+                # is the same.
                 import numpy as np
 
-                return dataclasses.replace(known, grades=np.array(judged.grades))
+                return dataclasses.replace(
+                    known,
+                    collection=judged.collection,
+                    query=judged.query.id,
+                    grades=np.array(judged.grades),
+                )
         features = read_features(self._reranker, judged)
         _save(path, features)
         return features
