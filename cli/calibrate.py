@@ -50,7 +50,14 @@ def calibrate(
     from ranklens.eval.reliability import reliability
     from ranklens.rerank.profile_file import save_profile
     from ranklens.rerank.scales import z
-    from ranklens.rerank.score_map import FittedOn, Method, ScoreMap, fit_score_map, held_out
+    from ranklens.rerank.score_map import (
+        FittedOn,
+        Method,
+        ScoreMap,
+        check_labels,
+        fit_score_map,
+        held_out,
+    )
 
     if method not in ("platt", "isotonic"):
         raise UsageError(f"unknown method {method!r}; choose platt or isotonic")
@@ -60,6 +67,12 @@ def calibrate(
     spec = RerankerSpec.parse(f"attention:{model}", profile, device, dtype)
     check_output(output)
     loaded, lists = candidate_lists(collection, candidates, depth, limit=limit)
+    level = loaded.relevance_level
+    graded = {query.id: loaded.qrels.get(query.id, {}) for query, _ in lists}
+    check_labels(
+        [[graded[query.id].get(one.id, 0) >= level for one in texts] for query, texts in lists],
+        _FOLDS,
+    )
     note(f"loading {model}")
     reranker = spec.load()
     pairs: list[list[tuple[float, bool]]] = []
@@ -68,9 +81,7 @@ def calibrate(
         for query, documents in lists:
             ranking = reranker.rank(query, documents)
             values = z(ranking) if of == "z" else [ranked.score for ranked in ranking]
-            grades = loaded.qrels.get(query.id, {})
-            level = loaded.relevance_level
-            labels = [grades.get(ranked.id, 0) >= level for ranked in ranking]
+            labels = [graded[query.id].get(ranked.id, 0) >= level for ranked in ranking]
             pairs.append(list(zip(values, labels, strict=True)))
             advance(len(documents))
     every = [pair for of_query in pairs for pair in of_query]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Find the heads of a model that tell relevant documents from others.")
 
 CollectionsArgument = Annotated[
-    list[str], typer.Argument(metavar="COLLECTION...", help=options.COLLECTION_HELP)
+    list[str],
+    typer.Argument(
+        metavar="COLLECTION[@CANDIDATES]...",
+        help=f"{options.COLLECTION_HELP} @NAME takes other candidates than --candidates.",
+    ),
 ]
 ModelOption = Annotated[
     str, typer.Option(help="A name of `ranklens models list`, a folder, or a hub id.")
@@ -67,22 +72,29 @@ def detect(
 
     Example: ranklens heads detect sample:pydocs --method core --top 8 -o core.json
     """
+    from ranklens.cli.lists import load_judged_lists
     from ranklens.cli.output import check_output
     from ranklens.cli.progress import progress
     from ranklens.rerank.heads.detect import METHODS, detect_heads
+    from ranklens.rerank.heads.examples import check_level
+    from ranklens.rerank.heads.features import every_head
     from ranklens.rerank.heads.needle import NEEDLES, needle_heads
     from ranklens.rerank.heads.profiles import origin_of, profile_of_heads
     from ranklens.rerank.profile_file import load_profile, save_profile
 
     if method not in (*METHODS, "needle"):
         raise UsageError(f"unknown method {method!r}; choose {', '.join((*METHODS, 'needle'))}")
+    if not 0 < temperature < math.inf:
+        raise UsageError(f"--temperature must be positive and finite, got {temperature}")
     check_output(output)
     others = {spec: load_profile(spec) for spec in compare or ()}
     method_base = load_profile(base)
-    lists, reranker = _prepare(
-        collections, candidates, depth, limit, model, method_base, device, dtype
-    )
+    every = every_head(method_base)
+    lists = load_judged_lists(collections, candidates, depth, limit)
     training = [x for i, x in enumerate(lists) if i % 4 != 3]
+    if method != "needle":
+        check_level(training, level)
+    reranker = _load(model, every, device, dtype)
     checking = [x for i, x in enumerate(lists) if i % 4 == 3]
     if method == "needle":
         hay = [" ".join(document.text for document in x.documents[:8]) for x in training[:4]]
@@ -93,7 +105,7 @@ def detect(
         scores = detect_heads(features, method, level=level, temperature=temperature)
     chosen = list(scores)[:top]
     weights = {f"{layer}-{head}": 1.0 for layer, head in chosen}
-    data = sorted({x.collection for x in lists})
+    data = sorted({f"{x.collection} (lists of {depth} of {x.candidates})" for x in lists})
     profile = profile_of_heads(
         output.stem, method_base, weights, origin_of(reranker, method, data, {})
     )
@@ -135,9 +147,11 @@ def learn(
 
     Example: ranklens heads learn sample:pydocs --depth 20 -o learned.json
     """
+    from ranklens.cli.lists import load_judged_lists
     from ranklens.cli.output import check_output
     from ranklens.cli.progress import progress
-    from ranklens.rerank.heads.learn import learn_heads, settings_tried
+    from ranklens.rerank.heads.features import every_head
+    from ranklens.rerank.heads.learn import check_queries, learn_heads, settings_tried
     from ranklens.rerank.heads.listwise import first_stage
     from ranklens.rerank.heads.profiles import origin_of, profile_of_heads
     from ranklens.rerank.profile_file import load_profile, save_profile
@@ -145,13 +159,17 @@ def learn(
     check_output(output)
     others = {spec: load_profile(spec) for spec in compare or ()}
     method_base = load_profile(base)
-    lists, reranker = _prepare(
-        collections, candidates, depth, limit, model, method_base, device, dtype, windows
-    )
+    if method_base.signal.values != "attention":
+        raise UsageError(
+            f"profile {method_base.name!r} reads {method_base.signal.values}; learning compares "
+            "shares of attention: use a --base that reads attention, such as icr"
+        )
+    every = every_head(method_base)
+    lists = load_judged_lists(collections, candidates, depth, limit, windows)
+    check_queries(len({(x.collection, x.query.id) for x in lists}))
+    reranker = _load(model, every, device, dtype)
     features = _read(lists, reranker, cache)
-    with progress(
-        "fitting", settings_tried(reranker.engine.config.num_hidden_layers), "settings"
-    ) as advance:
+    with progress("fitting", settings_tried(features[0].heads), "settings") as advance:
         learned = learn_heads(features, advance=advance)
     figures = {
         "lists": float(len(features)),
@@ -160,8 +178,9 @@ def learn(
         "l2": learned.setting.l2,
     }
     data = [
-        f"{name} ({sum(x.collection == name for x in features)} lists)"
-        for name in dict.fromkeys(x.collection for x in features)
+        f"{name} ({sum((x.collection, x.candidates) == (name, source) for x in lists)} lists of "
+        f"{depth} of {source})"
+        for name, source in dict.fromkeys((x.collection, x.candidates) for x in lists)
     ]
     origin = origin_of(reranker, "list-wise regression over heads", data, figures)
     profile = profile_of_heads(
@@ -196,30 +215,14 @@ def show(
     _tell(Path(profile), loaded, figures, others, as_json)
 
 
-def _prepare(
-    collections: Sequence[str],
-    candidates: str | None,
-    depth: int,
-    limit: int | None,
-    model: str,
-    base: Profile,
-    device: str | None,
-    dtype: str | None,
-    windows: int = 1,
-) -> tuple[list[JudgedList], AttentionReranker]:
-    from ranklens.cli.lists import load_judged_lists
+def _load(model: str, every: Profile, device: str | None, dtype: str | None) -> AttentionReranker:
     from ranklens.cli.output import note
     from ranklens.cli.specs import pull_model
     from ranklens.rerank.attention_reranker import AttentionReranker
-    from ranklens.rerank.heads.features import every_head
 
-    every = every_head(base)
-    lists = load_judged_lists(collections, candidates, depth, limit, windows)
     pull_model(model)
     note(f"loading {model}")
-    return lists, AttentionReranker.from_pretrained(
-        model, profile=every, device=device, dtype=dtype
-    )
+    return AttentionReranker.from_pretrained(model, profile=every, device=device, dtype=dtype)
 
 
 def _read(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ranklens.data.errors import InvalidInputError
@@ -74,17 +75,22 @@ def load_judged_lists(
 ) -> list[JudgedList]:
     """Return the judged lists of collections, ``limit`` judged queries of each.
 
+    A collection may name candidates of its own behind an ``@``.
+
     Raises InvalidInputError when a collection has no list to learn from.
     """
     from ranklens.cli.output import note
     from ranklens.rerank.heads.examples import judged_lists
 
     found: list[JudgedList] = []
-    for spec in collections:
+    for given in collections:
+        spec, wanted = _with_candidates(given)
+        source = wanted or candidates
         loaded, read = candidate_lists(
-            spec, candidates, depth, limit=limit, judged=True, windows=windows
+            spec, source, depth, limit=limit, judged=True, windows=windows
         )
-        lists = judged_lists(loaded.name, read, loaded.qrels)
+        name = Path(source or "bm25").name
+        lists = judged_lists(loaded.name, read, loaded.qrels, name)
         note(
             f"{loaded.name}: {len(lists)} of {len(read)} lists of {depth} have relevant and "
             "other documents"
@@ -96,3 +102,11 @@ def load_judged_lists(
             )
         found += lists
     return found
+
+
+def _with_candidates(given: str) -> tuple[str, str | None]:
+    """Split ``COLLECTION@CANDIDATES``; a folder's own name may hold an ``@``."""
+    spec, at, candidates = given.rpartition("@")
+    if not at or Path(given).expanduser().exists():
+        return given, None
+    return spec, candidates

@@ -44,8 +44,9 @@ def rerank(
     after an interruption; this command writes at the end.
 
     softmax and z are within a query's list; probability needs a profile that `ranklens
-    calibrate` made. With --threshold the run holds what reaches it and nothing else, also no
-    candidates below the depth, which have no such score; how many were left out is said.
+    calibrate` made. On these scales candidates below the depth, which have no such score, are
+    left out. With --threshold the run holds what reaches it and nothing else. How many were
+    left out is said.
 
     Example: ranklens rerank sample:pydocs bm25.run --depth 20 -o reranked.run
     """
@@ -76,12 +77,12 @@ def rerank(
             continue
         shortened += sum(1 for ranked in ranking if ranked.tokens_cut)
         scaled = rescaled(ranking, written, score_map=engine.profile.score_map)
-        if threshold is None:
+        if scale == "raw" and threshold is None:
             head = [(ranked.id, ranked.score) for ranked in scaled]
             rankings[query.id] = merged(head, first[query.id])
             continue
         best = max(best, scaled[0].score)
-        kept = keep(scaled, threshold)
+        kept = scaled if threshold is None else keep(scaled, threshold)
         dropped += len(scaled) - len(kept)
         below += len(first[query.id]) - len(scaled)
         rankings[query.id] = [ScoredDoc(ranked.id, ranked.score) for ranked in kept]
@@ -100,6 +101,8 @@ def rerank(
         value |= left_out | {"empty_queries": empty} if threshold is not None else {}
         print_json(value)
         return
+    if threshold is None and below:
+        warn([f"{below} candidates below the depth have no {scale} score and are left out"])
     if threshold is not None:
         warn(
             [

@@ -51,7 +51,7 @@ class RerankerSpec:
         """Read ``KIND:MODEL``; UsageError names the kinds, and the profile must exist.
 
         Without a profile it is the model's own where one is shipped. ``passages`` is read by
-        ``parse_passages``, and refused where the profile would cut them short.
+        ``parse_passages``.
         """
         from ranklens.rerank.profile_file import default_profile, load_profile
 
@@ -61,9 +61,7 @@ class RerankerSpec:
             raise UsageError(f"unknown reranker {text!r}; expected {forms}")
         profile = profile or default_profile(model)
         split = parse_passages(passages)
-        prompt = load_profile(profile).prompt
-        if split is not None:
-            split.check(prompt)
+        load_profile(profile)
         if long_lists not in LONG_LISTS:
             raise UsageError(f"--long-lists is {long_lists!r}; choose {' or '.join(LONG_LISTS)}")
         return cls(model, profile, device, dtype, long_lists, split)

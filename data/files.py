@@ -68,13 +68,15 @@ def read_lines(path: Path) -> Iterator[tuple[Place, str]]:
 
 
 def read_text(path: Path) -> str:
-    """Return a UTF-8 text file, plain or gzip, with its line ends as they are.
+    """Return a UTF-8 text file (or pipe), plain or gzip, with its line ends as they are.
 
-    Raises MissingResourceError without the file; InvalidInputError as ``decoded``, and for a
-    damaged gzip.
+    Raises MissingResourceError without the file; InvalidInputError as ``decoded``, for a folder
+    and for a damaged gzip.
     """
-    if not path.is_file():
+    if not path.exists():
         raise MissingResourceError(f"no such file: {path}")
+    if path.is_dir():
+        raise InvalidInputError(f"{path} is a folder; give the name of a file")
     try:
         with _open_bytes(path) as stream:
             raw = stream.read()

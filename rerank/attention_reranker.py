@@ -21,7 +21,7 @@ from ranklens.rerank.frames import frame_of
 from ranklens.rerank.long_lists import Dealt, LongLists, lay_out, merge
 from ranklens.rerank.many import Throughput, ranked_in_windows
 from ranklens.rerank.origin import doubts
-from ranklens.rerank.passages import Parts, Passages, combine, split
+from ranklens.rerank.passages import Parts, Passages, combine, split, unlimited
 from ranklens.rerank.pieces import PieceTokenizer
 from ranklens.rerank.profile import Profile
 from ranklens.rerank.profile_file import default_profile, load_profile
@@ -77,12 +77,11 @@ class AttentionReranker:
         self.model = model
         self.long_lists = LongLists(long_lists) if isinstance(long_lists, str) else long_lists
         self.passages = passages
-        if passages is not None:
-            passages.check(profile.prompt)
         self.frame = profile.prompt.frame or frame_of(engine.tokenizer)
         self.plan = engine.plan(profile.signal)
         self._pieces = PieceTokenizer(engine.tokenizer)
-        self._prompts = PromptBuilder(self._pieces, self.frame, profile)
+        whole = profile if passages is None else unlimited(profile)
+        self._prompts = PromptBuilder(self._pieces, self.frame, whole)
 
     @classmethod
     def from_pretrained(
@@ -104,7 +103,7 @@ class AttentionReranker:
         touches the network. ``device`` and ``dtype`` are chosen by ``choose_placement`` when
         None. Raises MissingResourceError for an unknown model or profile,
         MissingPrerequisiteError without the ``llm`` extra, InvalidInputError for a model whose
-        attention cannot be read, UsageError for passages longer than the profile's documents.
+        attention cannot be read.
         """
         chosen = load_profile(default_profile(str(model)) if profile is None else profile)
         resolved = resolve(str(model), revision=revision, download=download)

@@ -33,6 +33,11 @@ _SAYINGS = ("not enough memory", "can't allocate memory", "out of memory", "ALLO
 class Reading(Protocol):
     """What reads a layout: an AttentionEngine, or a stand-in for one."""
 
+    @property
+    def rope_switch(self) -> int | None:
+        """The length beyond which prompts have other rotations."""
+        ...
+
     def read(self, layout: PromptLayout, plan: SignalPlan) -> TokenSignal:
         """Return the attention of every tail of the layout."""
         ...
@@ -42,7 +47,8 @@ def read_in_pieces(engine: Reading, layout: PromptLayout, plan: SignalPlan) -> T
     """Return ``engine.read(layout, plan)``, with fewer branches a pass when memory runs out.
 
     The first time in a process that this happens it is logged. Raises RanklensError when a
-    single branch does not fit, and as ``engine.read``.
+    single branch does not fit, or a part would have other rotations than the whole; and as
+    ``engine.read``.
     """
     found = _attempt(engine, layout, plan)
     if found is not None:
@@ -96,10 +102,20 @@ def _halves(
             "list with long_lists=LongLists('anchors', most=…), or use a smaller model or "
             "dtype='bfloat16'"
         )
-    _say_once(len(tails))
     half = (len(tails) + 1) // 2
+    parts = (tails[:half], tails[half:])
+    if engine.rope_switch is not None:
+        longest = (max(len(tail.ids) for tail in some) for some in (tails, *parts))
+        beyond = {len(layout.shared) + length > engine.rope_switch for length in longest}
+        if len(beyond) > 1:
+            raise RanklensError(
+                f"out of memory with {len(tails)} queries over a prompt of {layout.length} tokens, "
+                f"which cannot be read apart: beyond {engine.rope_switch} tokens this model has "
+                "other rotations; rank fewer documents (--depth) or shorten them"
+            )
+    _say_once(len(tails))
     masses = []
-    for some in (tails[:half], tails[half:]):
+    for some in parts:
         found = _attempt(engine, dataclasses.replace(layout, tails=tuple(some)), plan)
         masses.append(_halves(engine, layout, some, plan) if found is None else found.mass)
     return torch.cat(masses, dim=1)

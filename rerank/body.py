@@ -78,8 +78,12 @@ def _rows(
     key_heads = key.shape[0]
     end = min(start + _BLOCK, length)
     first = 0 if softmax.window is None else max(0, start + 1 - softmax.window)
-    rows = query[:, start:end].reshape(key_heads, -1, size)
-    logits = (rows @ key[:, first:end].transpose(1, 2)).float() * softmax.scale
+    rows = (query[:, start:end] * softmax.scale).reshape(key_heads, -1, size)
+    keys = key[:, first:end].transpose(1, 2)
+    if rows.dtype == torch.float16:
+        # Products beyond 65,504 would be infinite.
+        rows, keys = rows.float(), keys.float()
+    logits = (rows @ keys).float()
     logits = softmax.cap(logits).view(heads, end - start, end - first)
     distance = (
         torch.arange(start, end, device=query.device)[:, None]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ranklens.data.errors import InvalidInputError, NumericalError
 from ranklens.data.extras import require
 from ranklens.rerank.device import Placement, choose_placement
-from ranklens.rerank.plan import SignalPlan, context_of, full_layers, plan_signal
+from ranklens.rerank.plan import SignalPlan, context_of, full_layers, plan_signal, rope_switch
 from ranklens.rerank.profile import SignalChoice
 from ranklens.rerank.prompt import PromptLayout, Tail
 
@@ -125,6 +125,11 @@ class AttentionEngine:
     def context(self) -> int:
         """The longest prompt in tokens; see ``context_of``."""
         return context_of(self.config)
+
+    @property
+    def rope_switch(self) -> int | None:
+        """The length beyond which prompts have other rotations; see ``rope_switch``."""
+        return rope_switch(self.config)
 
     def plan(self, choice: SignalChoice) -> SignalPlan:
         """Settle a profile's signal for this model; see ``plan_signal``."""

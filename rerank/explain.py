@@ -148,9 +148,6 @@ class Explainer:
         values = [[0.0] * len(found) for found in places]
         contributions = [[0.0] * len(found) for found in places]
         frames = [0.0] * len(records)
-        # Such a span ends with a token of the separator, where the frame has one.
-        next_counts = profile.prompt.span == "text-and-next" and self.reranker.frame.separator
-        behind = 1 if next_counts else 0
         for order in arrangements:
             layout = self.reranker.layout(text, records, order=order)
             signal = self.reranker.read(layout)
@@ -158,8 +155,7 @@ class Explainer:
             tokens = _token_values(signal, layout, profile)
             for slot, index in enumerate(order):
                 value, contribution = tokens[index]
-                marker = self._builder.marker_length(slot)
-                end = min(marker + len(places[index]), len(value) - behind)
+                marker, end = self._own_tokens(slot, len(value), len(places[index]))
                 del places[index][end - marker :]
                 scores[index] += found[index] / len(arrangements)
                 frames[index] += sum(contribution[:marker] + contribution[end:]) / len(arrangements)
@@ -201,9 +197,9 @@ class Explainer:
         """Blank a document's top spans and measure its loss; None for one without spans.
 
         Each span becomes one blank, the other documents stay. ``draws`` times as many runs of
-        as many tokens are blanked at random places, which may overlap the top ones. Text the
-        model had not seen is left out first, so that none moves into view. One ranking for the
-        top spans and for each draw, one more for a document that was cut.
+        as many tokens are blanked at random places, which may overlap the top ones. What the
+        model had not seen of the documents is left out first, so that none of it moves into
+        view. One ranking for the top spans and for each draw, one more where documents were cut.
         """
         if spans < 1 or draws < 1:
             raise InvalidInputError(f"spans and draws must be at least 1: {spans} and {draws}")
@@ -211,9 +207,10 @@ class Explainer:
         top = explained.spans[:spans]
         if not top:
             return None
-        seen = _shortened(explained)
-        before = explained.score
-        if seen != explained.document:
+        before, shortened = explained.score, self._shortened(text, records)
+        seen = shortened[explained.index]
+        if shortened != list(records):
+            records = shortened
             before = self._with(text, records, explained.index, seen)[0]
         lengths = [end - start for start, end in (span.tokens for span in top)]
         source = random.Random(seed)
@@ -231,6 +228,27 @@ class Explainer:
         erased = _blanked(seen, [span.place for span in top])
         after, rank = self._with(text, records, explained.index, erased)
         return Faithfulness(len(top), sum(lengths), before - after, tuple(drops), rank)
+
+    def _own_tokens(self, slot: int, span: int, tokens: int) -> tuple[int, int]:
+        """Return where in a span of that length a document's own tokens begin and end."""
+        # Such a span ends with a token of the separator, where the frame has one.
+        wording = self.reranker.profile.prompt
+        behind = wording.span == "text-and-next" and self.reranker.frame.separator
+        marker = self._builder.marker_length(slot)
+        return marker, min(marker + tokens, span - (1 if behind else 0))
+
+    def _shortened(self, query: str, records: Sequence[Document]) -> list[Document]:
+        """Return the documents without what the model does not see of their titles and texts."""
+        order = orders(self.reranker.profile.prompt.order, len(records))[0]
+        layout = self.reranker.layout(query, records, order=order)
+        found = list(records)
+        for slot, index in enumerate(order):
+            if layout.tokens_cut[index]:
+                places = self._builder.places(records[index])
+                first, end = layout.spans[index]
+                marker, last = self._own_tokens(slot, end - first, len(places))
+                found[index] = _up_to(records[index], places[: last - marker])
+        return found
 
     def _with(
         self, query: str, records: Sequence[Document], index: int, changed: Document
@@ -359,12 +377,15 @@ def _blanked(document: Document, places: Sequence[Place]) -> Document:
     return dataclasses.replace(document, **changed)
 
 
-def _shortened(explained: DocumentExplanation) -> Document:
-    """Return the document without what the model did not see of its text."""
-    if not explained.tokens_cut:
-        return explained.document
-    end = explained.seen.get("text", 0)
-    return dataclasses.replace(explained.document, text=explained.document.text[:end])
+def _up_to(document: Document, places: Sequence[Place | None]) -> Document:
+    """Return the document up to the last of these places, title and text each."""
+    ends = {"title": 0, "text": 0}
+    for place in places:
+        if place is not None:
+            ends[place.field] = max(ends[place.field], place.end)
+    return dataclasses.replace(
+        document, title=document.title[: ends["title"]], text=document.text[: ends["text"]]
+    )
 
 
 def _trimmed(document: Document, places: Sequence[Place]) -> Place | None:

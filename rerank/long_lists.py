@@ -124,7 +124,8 @@ def lay_out(
     Raises InvalidInputError when they do not fit.
     """
     everything = range(documents)
-    if choice.how == "refuse":
+    # As many anchors as documents would leave nothing to deal out.
+    if choice.how == "refuse" or documents <= choice.anchors:
         return deal(documents, 1, 0), [build(everything, context)]
     whole = build(everything, None)
     prompts = prompts_needed(whole, choice, context)

@@ -10,7 +10,7 @@ from typing import Literal
 from ranklens.data.errors import UsageError
 from ranklens.data.passages import check_window, split_passages
 from ranklens.data.records import Document
-from ranklens.rerank.profile import PromptChoice
+from ranklens.rerank.profile import Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,8 @@ class Passages:
 
     Passages share up to ``overlap`` tokens with the one before; each bears the title. With
     ``max`` a document is as good as its best passage. ``sum`` adds all up: what lies in an
-    overlap counts twice, and longer documents gain, or lose where scores are negative.
+    overlap counts twice, and longer documents gain, or lose where scores are negative. The
+    profile's own limits of a document's words or tokens have no part then.
     """
 
     tokens: int = 256
@@ -31,16 +32,6 @@ class Passages:
         if self.combine not in ("max", "sum"):
             raise UsageError(f"Passages.combine must be 'max' or 'sum', got {self.combine!r}")
 
-    def check(self, prompt: PromptChoice) -> None:
-        """Raise UsageError when the profile would cut passages short."""
-        limits = [n for n in (prompt.document_words, prompt.document_tokens) if n is not None]
-        if limits and self.tokens > min(limits):
-            raise UsageError(
-                f"passages of {self.tokens} tokens are longer than the {min(limits)} that the "
-                "profile keeps of a document (prompt.document_words, prompt.document_tokens); "
-                f"use Passages(tokens={min(limits)}) or less"
-            )
-
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -48,6 +39,12 @@ class Parts:
 
     passages: Sequence[Document]
     owners: Sequence[int]
+
+
+def unlimited(profile: Profile) -> Profile:
+    """Return a profile without limits of its own: passages are as long as they were made."""
+    prompt = dataclasses.replace(profile.prompt, document_words=None, document_tokens=None)
+    return dataclasses.replace(profile, prompt=prompt)
 
 
 def split(

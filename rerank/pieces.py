@@ -10,9 +10,11 @@ from __future__ import annotations
 import copy
 import re
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from ranklens.data.errors import InvalidInputError
+from ranklens.rerank.frames import Frame
 
 # Added tokens that families do not flag as special, yet act as control (<think>, [TOOL_CALLS]).
 _BRACKETED = re.compile(r"[<\[].*[>\]]", re.DOTALL)
@@ -70,6 +72,14 @@ class PieceTokenizer:
         after = self._encode(following, controls=True)
         return whole[: -len(after)] if whole[-len(after) :] == after else ids
 
+    def opening(self, text: str, following: str = "") -> list[int]:
+        """Return the ids of a prompt's beginning, with one beginning-of-sequence token.
+
+        A frame taken from a chat template may bring that token itself.
+        """
+        ids = self.trusted(text, following, first=True)
+        return ids if ids[: len(self.bos)] == list(self.bos) else [*self.bos, *ids]
+
     def text(self, text: str) -> list[int]:
         """Return the ids of somebody's text, no control token recognised.
 
@@ -115,6 +125,22 @@ class PieceTokenizer:
             self._backend.encode_special_tokens = not controls
             ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
+
+
+def plain_marks(frame: Frame, pieces: PieceTokenizer) -> list[str]:
+    """Return a frame's marks that are plain text to the tokenizer (Mistral v0.2's ``[/INST]``)."""
+    return [
+        line.strip()
+        for line in f"{frame.prefix}\n{frame.suffix}".splitlines()
+        if len(line.strip()) > 2 and not any(token in line for token in pieces.control_tokens)
+    ]
+
+
+def without_marks(text: str, marks: Sequence[str]) -> str:
+    """Return somebody's text with a blank inside every mark, which then no longer is one."""
+    for mark in marks:
+        text = text.replace(mark, f"{mark[0]} {mark[1:]}")
+    return text
 
 
 def _copy(backend: Any) -> Any:

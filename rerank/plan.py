@@ -95,6 +95,15 @@ def full_layers(config: Any) -> list[int]:
     return full or list(range(config.num_hidden_layers))
 
 
+def rope_switch(config: Any) -> int | None:
+    """Return the length beyond which a prompt has other rotations (Phi-3's longrope), or None."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") != "longrope":
+        return None
+    switch: int | None = rope.get("original_max_position_embeddings")
+    return switch
+
+
 def context_of(config: Any) -> int:
     """Return the longest prompt in tokens: positions, and the window where no layer is full."""
     limits: list[int] = [config.max_position_embeddings]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -178,8 +179,10 @@ class CalibrationChoice:
             )
         if self.compare == "log-ratio" and not self.nulls:
             raise InvalidInputError("calibration.compare 'log-ratio' needs calibration.nulls")
-        if self.temperature is not None and not self.temperature > 0:
-            raise InvalidInputError(f"calibration.temperature must be positive: {self.temperature}")
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
+            raise InvalidInputError(
+                f"calibration.temperature must be positive and finite: {self.temperature}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from ranklens.data.files import shown
 from ranklens.data.records import Document
 from ranklens.rerank.alignment import Place, Traced
 from ranklens.rerank.frames import Frame
-from ranklens.rerank.pieces import PieceTokenizer
+from ranklens.rerank.pieces import PieceTokenizer, plain_marks, without_marks
 from ranklens.rerank.profile import OrderChoice, Profile, PromptChoice
 
 MIN_DOCUMENT_TOKENS = 16
@@ -74,20 +74,10 @@ class PromptBuilder:
         self._calibration = profile.calibration
         self._rows = profile.signal.rows
         marker = _marker(choice, 1)
-        opening = pieces.trusted(
-            frame.prefix + choice.introduction + frame.separator, marker, first=True
-        )
-        # A frame taken from a chat template may bring the beginning-of-sequence token itself.
-        bos = [] if opening[: len(pieces.bos)] == list(pieces.bos) else list(pieces.bos)
-        self._opening = bos + opening
+        self._opening = pieces.opening(frame.prefix + choice.introduction + frame.separator, marker)
         self._separator = pieces.trusted(frame.separator, marker)
         self._last_separator = pieces.trusted(frame.separator, choice.instruction)
-        # Marks of a frame that are plain text to the tokenizer, such as Mistral v0.2's [/INST].
-        self._marks = [
-            line.strip()
-            for line in f"{frame.prefix}\n{frame.suffix}".splitlines()
-            if len(line.strip()) > 2 and not any(token in line for token in pieces.control_tokens)
-        ]
+        self._marks = plain_marks(frame, pieces)
 
     def build(
         self,
@@ -233,9 +223,7 @@ class PromptBuilder:
 
     def _text(self, text: str) -> list[int]:
         """Return the ids of somebody's text after a blank, marks of the frame broken up."""
-        for mark in self._marks:
-            text = text.replace(mark, f"{mark[0]} {mark[1:]}")
-        return self._pieces.text(" " + text)
+        return self._pieces.text(" " + without_marks(text, self._marks))
 
 
 def orders(choice: OrderChoice, documents: int) -> list[list[int]]:

@@ -98,6 +98,28 @@ class ScoreMap:
         return min(max(low + (high - low) * share, low), high)
 
 
+def check_labels(queries: Sequence[Sequence[bool]], folds: int) -> None:
+    """Raise InvalidInputError for labels by query that no map could be fitted on and checked."""
+    _check_labels([label for labels in queries for label in labels])
+    _check_folds(len(queries), folds)
+
+
+def _check_labels(labels: Sequence[bool]) -> None:
+    relevant = sum(labels)
+    if not 0 < relevant < len(labels):
+        raise InvalidInputError(
+            f"{relevant} of {len(labels)} documents are relevant; a map to probabilities needs "
+            "relevant and irrelevant ones: take more queries or a greater depth"
+        )
+
+
+def _check_folds(queries: int, folds: int) -> None:
+    if not 2 <= folds <= queries:
+        raise InvalidInputError(
+            f"{queries} queries cannot be held out in {folds} folds; take more queries"
+        )
+
+
 def fit_score_map(
     pairs: Sequence[Pair], method: Method = "platt", of: Literal["raw", "z"] = "raw"
 ) -> ScoreMap:
@@ -107,12 +129,7 @@ def fit_score_map(
     finite. Where relevant documents do not score higher, the best map that keeps the order is
     a constant, and that is what comes back.
     """
-    relevant = sum(1 for _, label in pairs if label)
-    if not 0 < relevant < len(pairs):
-        raise InvalidInputError(
-            f"{relevant} of {len(pairs)} documents are relevant; a map to probabilities needs "
-            "relevant and irrelevant ones: take more queries or a greater depth"
-        )
+    _check_labels([label for _, label in pairs])
     if not all(math.isfinite(score) for score, _ in pairs):
         raise InvalidInputError("a score is NaN or Inf")
     if method == "isotonic":
@@ -130,10 +147,7 @@ def held_out(
     a map fitted on the others. Raises InvalidInputError for fewer queries than folds, or when
     the others of a fold have no relevant document.
     """
-    if not 2 <= folds <= len(queries):
-        raise InvalidInputError(
-            f"{len(queries)} queries cannot be held out in {folds} folds; take more queries"
-        )
+    _check_folds(len(queries), folds)
     order = random.Random(seed).sample(range(len(queries)), len(queries))
     found: list[Pair] = []
     for fold in range(folds):

@@ -16,6 +16,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ranklens.data.errors import NumericalError
 from ranklens.rerank.engine import TokenSignal
 from ranklens.rerank.profile import CalibrationChoice, PoolingChoice, Profile
 from ranklens.rerank.prompt import PromptLayout
@@ -29,7 +30,10 @@ _TINY = 1e-30
 def document_scores(
     signal: TokenSignal, layout: PromptLayout, profile: Profile
 ) -> list[list[float]]:
-    """Return for each real query of the layout one score per document, in the input's order."""
+    """Return for each real query of the layout one score per document, in the input's order.
+
+    Raises NumericalError for scores that are not finite.
+    """
     import torch
 
     if profile.signal.combine == "documents":
@@ -43,6 +47,11 @@ def document_scores(
         total = torch.tensor(weights, dtype=torch.float64) @ values
         if profile.calibration.temperature is not None:
             total = torch.softmax(total / profile.calibration.temperature, dim=0)
+        if not bool(total.isfinite().all()):
+            raise NumericalError(
+                f"profile {profile.name!r} turns finite attention into scores that are NaN or Inf; "
+                "its weights, temperature or exponents are out of any range"
+            )
         scores.append([float(value) for value in total])
     return scores
 

@@ -25,7 +25,7 @@ from ranklens.data.passages import units
 from ranklens.rerank.backoff import read_in_pieces
 from ranklens.rerank.engine import AttentionEngine
 from ranklens.rerank.frames import Frame, frame_of
-from ranklens.rerank.pieces import PieceTokenizer
+from ranklens.rerank.pieces import PieceTokenizer, plain_marks, without_marks
 from ranklens.rerank.plan import full_layers
 from ranklens.rerank.profile import SignalChoice
 from ranklens.rerank.prompt import PromptLayout, Tail
@@ -102,10 +102,9 @@ def find_passages(
         if not isinstance(value, str):
             raise InvalidInputError(f"the {name} must be a str, got {type(value).__name__}")
     pieces = PieceTokenizer(engine.tokenizer)
-    opening = [*pieces.trusted(frame.prefix + _INTRODUCTION + frame.separator, first=True)]
-    if opening[: len(pieces.bos)] != list(pieces.bos):
-        opening = [*pieces.bos, *opening]
-    tail = _tail(pieces, frame, query)
+    marks = plain_marks(frame, pieces)
+    opening = pieces.opening(frame.prefix + _INTRODUCTION + frame.separator)
+    tail = _tail(pieces, frame, query, marks)
     needed = len(opening) + len(tail.ids) + choice.chunk_tokens + choice.carry_tokens
     if needed > engine.context:
         raise InvalidInputError(
@@ -118,7 +117,12 @@ def find_passages(
     kept: list[_Sentence] = []
     found: list[FoundPassage] = []
     reached = 0
-    for chunk in _chunks(pieces, text, choice):
+
+    def ids_of(sentence: str) -> list[int]:
+        # With a blank before it, as after another sentence.
+        return pieces.text(" " + without_marks(sentence, marks))
+
+    for chunk in _chunks(ids_of, text, choice):
         read = [*kept, *chunk]
         layout = _layout(opening, read, tail)
         mass = read_in_pieces(engine, layout, plan).total()[0]
@@ -171,14 +175,16 @@ def best_spans(
     return taken
 
 
-def _chunks(pieces: PieceTokenizer, text: str, choice: StreamChoice) -> Iterator[list[_Sentence]]:
+def _chunks(
+    ids_of: Callable[[str], list[int]], text: str, choice: StreamChoice
+) -> Iterator[list[_Sentence]]:
     """Yield successive sentences of at most ``chunk_tokens`` tokens together."""
     # One that is longer than what may be carried could never be kept.
     longest = min(choice.carry_tokens, choice.chunk_tokens)
     chunk: list[_Sentence] = []
     size = 0
-    for unit in units(text, longest, lambda part: len(_sentence_ids(pieces, part))):
-        ids = _sentence_ids(pieces, text[unit.start : unit.end])
+    for unit in units(text, longest, lambda part: len(ids_of(part))):
+        ids = ids_of(text[unit.start : unit.end])
         if not ids:
             continue
         if chunk and size + len(ids) > choice.chunk_tokens:
@@ -190,11 +196,6 @@ def _chunks(pieces: PieceTokenizer, text: str, choice: StreamChoice) -> Iterator
         yield chunk
 
 
-def _sentence_ids(pieces: PieceTokenizer, sentence: str) -> list[int]:
-    # With a blank before it, as after another sentence.
-    return pieces.text(" " + sentence)
-
-
 def _layout(opening: Sequence[int], read: Sequence[_Sentence], tail: Tail) -> PromptLayout:
     shared = list(opening)
     spans = []
@@ -204,9 +205,9 @@ def _layout(opening: Sequence[int], read: Sequence[_Sentence], tail: Tail) -> Pr
     return PromptLayout(shared, (tail,), 1, tuple(spans), (0,) * len(spans))
 
 
-def _tail(pieces: PieceTokenizer, frame: Frame, query: str) -> Tail:
+def _tail(pieces: PieceTokenizer, frame: Frame, query: str, marks: Sequence[str]) -> Tail:
     query = query.strip()
-    ids = pieces.text(" " + query) if query else []
+    ids = pieces.text(" " + without_marks(query, marks)) if query else []
     if not ids:
         raise InvalidInputError("the query is empty: there is nothing to find")
     before = pieces.trusted(frame.separator + _QUESTION + frame.separator + _LABEL)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,6 +89,20 @@ def test_what_cannot_be_searched_is_refused(
     done = find(query, "text.txt")
     assert (done.returncode, done.stdout) == (code, "")
     assert said in done.stderr
+
+
+def test_a_folder_is_refused_and_a_pipe_is_read(find: Call, tmp_path: Path) -> None:
+    done = find("bread", tmp_path)
+    assert done.returncode == 5
+    assert "is a folder; give the name of a file" in done.stderr
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("Bread is baked. Numbers are not.",))
+    writer.start()
+    done = find("bread", pipe)
+    writer.join()
+    assert done.returncode == 0, done.stderr
+    assert "Bread is baked." in done.stdout
 
 
 def test_a_damaged_gzip_file_is_refused(find: Call, tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from ranklens.rerank.profile_file import load_profile, save_profile
 
 pytest.importorskip("torch", reason="the extra llm is not installed")
 pytest_plugins = ["cli_fixtures"]
@@ -33,7 +36,7 @@ def test_detect_writes_a_profile_that_reranks(
     assert 0 <= said["figures"]["chosen heads nDCG@10"] <= 1
     assert Path("map.svg").read_text().startswith("<svg")
     profile = json.loads(Path("found.json").read_text())
-    assert profile["made_with"]["data"] == ["tiny"]
+    assert profile["made_with"]["data"] == ["tiny (lists of 12 of all)"]
     assert profile["made_with"]["revision"]
     again = call(
         "rerank", collection, "all", "--reranker", f"attention:{model}", "--profile", "found.json",
@@ -51,6 +54,7 @@ def test_learn_needs_enough_lists_and_resumes(
                "-o", "learned.json")  # fmt: skip
     assert few.returncode == 5
     assert "judged lists of 4 queries are too few" in few.stderr
+    assert "loading" not in few.stderr, "known before the work"
     assert not Path("learned.json").exists()
     learn = (
         "heads", "learn", long_collection, "--candidates", "all", "--model", model, "--limit",
@@ -65,6 +69,49 @@ def test_learn_needs_enough_lists_and_resumes(
     assert len(list(Path("kept").iterdir())) == 4, "equal lists are read once"
     assert call(*learn).returncode == 0
     assert Path("learned.json").read_bytes() == first
+
+
+def test_candidates_of_several_origins_are_recorded(
+    call: Call, long_collection: Path, tiny_model: Callable[..., Path]
+) -> None:
+    lines = (long_collection / "all.run").read_text().splitlines()
+    with (long_collection / "best.run").open("w") as stream:
+        stream.writelines(f"{line}\n" for line in lines if int(line.split()[3]) <= 4)
+    done = call(
+        "heads", "learn", long_collection, f"{long_collection}@{long_collection / 'best.run'}",
+        "--candidates", "all", "--limit", "40", "--depth", "12", "--model", tiny_model(),
+        "-o", "learned.json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    made = json.loads(Path("learned.json").read_text())["made_with"]
+    # Of the first four candidates, only the first of four topics has relevant ones.
+    assert made["data"] == ["tiny (40 lists of 12 of all)", "tiny (10 lists of 12 of best.run)"]
+
+
+@pytest.mark.parametrize(
+    ("command", "more", "code", "said"),
+    [
+        ("detect", ["--temperature", "-1"], 2, "--temperature must be positive and finite"),
+        ("detect", ["--temperature", "nan"], 2, "--temperature must be positive and finite"),
+        ("detect", ["--level", "3"], 5, "no list of the 3 has both a document of grade 3"),
+        ("learn", ["--base", "logits.json"], 2, "reads logits; learning compares shares"),
+        ("learn", ["--base", "rollout.json"], 2, "reads rollout; learning compares shares"),
+        ("detect", ["--base", "rollout.json"], 5, "reads a rollout, which has no heads apart"),
+    ],
+)
+def test_what_cannot_be_found_is_refused_before_the_work(
+    call: Call, collection: Path, tiny_model: Callable[..., Path], command: str,
+    more: list[str], code: int, said: str,
+) -> None:  # fmt: skip
+    icr = load_profile("icr")
+    for values in ("logits", "rollout"):
+        signal = dataclasses.replace(icr.signal, values=values)
+        save_profile(dataclasses.replace(icr, signal=signal), f"{values}.json")
+    done = call("heads", command, collection, "--candidates", "all", "--model", tiny_model(),
+                "-o", "x.json", *more)  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert "loading" not in done.stderr
 
 
 def test_further_lists_of_a_query_teach_too(

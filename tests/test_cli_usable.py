@@ -56,6 +56,19 @@ def test_a_threshold_that_nothing_reaches_writes_nothing(rerank: Call, tmp_path:
 
 
 @pytest.mark.parametrize("scale", ["softmax", "z"])
+def test_what_was_not_scored_has_no_score_on_a_scale(
+    rerank: Call, tmp_path: Path, scale: str
+) -> None:
+    assert rerank("--depth", 8).returncode == 0
+    raw = read_run(tmp_path / "out.run")
+    done = rerank("--depth", 8, "--scale", scale)
+    assert done.returncode == 0, done.stderr
+    assert f"16 candidates below the depth have no {scale} score" in done.stderr
+    for query_id, docs in read_run(tmp_path / "out.run").items():
+        assert [doc.doc_id for doc in docs] == [doc.doc_id for doc in raw[query_id][:8]]
+
+
+@pytest.mark.parametrize("scale", ["softmax", "z"])
 def test_a_scale_keeps_the_order(rerank: Call, tmp_path: Path, scale: str) -> None:
     rerank()
     raw = read_run(tmp_path / "out.run")
@@ -130,4 +143,5 @@ def test_calibrate_refuses_what_cannot_be_fitted(
     few = call(*fit)
     assert few.returncode == 5
     assert "4 queries cannot be held out in 5 folds" in few.stderr
+    assert "loading" not in few.stderr, "known before the work"
     assert not (tmp_path / "x.json").exists()

@@ -269,9 +269,16 @@ def test_inf_names_layer_and_document(engine: AttentionEngine) -> None:
         AttentionReranker(engine, ICR).rank(QUERY, documents)
 
 
-def test_products_beyond_float16_do_not_overflow(tiny_model: MakeModel) -> None:
+@pytest.mark.parametrize("window", [None, 64])
+def test_products_beyond_float16_do_not_overflow(tiny_model: MakeModel, window: int | None) -> None:
     # ICR's release multiplies in fp16 and divides afterwards: 65,504 is soon passed.
-    folder = tiny_model()
+    kinds = ["full_attention", "full_attention"]
+    if window:
+        # The first layer's products are then made in blocks of rows.
+        kinds[0] = "sliding_attention"
+    folder = tiny_model(
+        kind="qwen2", layer_types=kinds, sliding_window=window, use_sliding_window=bool(window)
+    )
     engine = AttentionEngine.from_pretrained(folder, device="cpu", dtype="float16")
     largest: list[float] = []
 
@@ -288,6 +295,16 @@ def test_products_beyond_float16_do_not_overflow(tiny_model: MakeModel) -> None:
     ranking = AttentionReranker(engine, ICR).rank(QUERY, DOCUMENTS)
     assert max(largest) > 65_504, "the case is what it says"
     assert all(math.isfinite(r.score) for r in ranking)
+
+
+def test_scores_that_a_profile_makes_infinite_are_an_error(tiny_model: MakeModel) -> None:
+    calibration = dataclasses.replace(ICR.calibration, temperature=1e-320)
+    profile = dataclasses.replace(ICR, calibration=calibration)
+    reranker = AttentionReranker.from_pretrained(tiny_model(), profile=profile, device="cpu")
+    with pytest.raises(NumericalError, match="'icr' turns finite attention into scores that are"):
+        reranker.rank(QUERY, DOCUMENTS)
+    with pytest.raises(InvalidInputError, match="temperature must be positive and finite: inf"):
+        dataclasses.replace(calibration, temperature=math.inf)
 
 
 def test_a_query_that_leaves_no_token(tiny_model: MakeModel) -> None:

@@ -268,6 +268,41 @@ def test_offsets_of_a_sentencepiece_tokenizer_with_byte_fallback() -> None:
     assert "".join(rest) == " a  capital"
 
 
+def test_erasing_brings_nothing_into_view(tiny_model: MakeModel) -> None:
+    """The room that blanks leave is not filled: of no document more is read than before."""
+    reranker = AttentionReranker.from_pretrained(
+        tiny_model(max_position_embeddings=600), device="cpu"
+    )
+    explainer = Explainer(reranker)
+    given = [
+        Document("text", " ".join(f"w{i}" for i in range(290))),
+        Document("title", "end", title=" ".join(f"t{i}" for i in range(290))),
+        Document("other", " ".join(f"o{i}" for i in range(290))),
+    ]
+    seen = explainer._shortened("capital", given)
+    assert seen[0].text
+    assert given[0].text.startswith(seen[0].text)
+    assert seen[1].title
+    assert (given[1].title.startswith(seen[1].title), seen[1].text) == (True, "")
+    assert all(
+        len(a.text + a.title) < len(b.text + b.title) for a, b in zip(seen, given, strict=True)
+    )
+    ranked: list[list[Document]] = []
+    rank = reranker.rank
+
+    def keep(query: Any, documents: Any) -> Any:
+        ranked.append(list(documents))
+        return rank(query, documents)
+
+    reranker.rank = keep  # type: ignore[method-assign]
+    one = next(e for e in explainer.explain("capital", given) if e.spans)
+    assert explainer.erase("capital", given, one, spans=1, draws=2) is not None
+    assert len(ranked) == 4, "as it was, two draws, the top span"
+    for documents in ranked:
+        others = [d for i, d in enumerate(documents) if i != one.index]
+        assert others == [d for i, d in enumerate(seen) if i != one.index]
+
+
 def test_random_runs_do_not_overlap_and_fall_everywhere() -> None:
     source = random.Random(0)
     seen = set()

@@ -18,7 +18,7 @@ from ranklens.data.errors import InvalidInputError
 from ranklens.data.qrels import Qrels
 from ranklens.data.records import Document, Judgement, Query
 from ranklens.rerank.attention_reranker import AttentionReranker
-from ranklens.rerank.engine import TokenSignal
+from ranklens.rerank.engine import AttentionEngine, TokenSignal
 from ranklens.rerank.heads.detect import METHODS, detect_heads, overlap
 from ranklens.rerank.heads.examples import JudgedList, judged_lists
 from ranklens.rerank.heads.features import (
@@ -27,12 +27,14 @@ from ranklens.rerank.heads.features import (
     every_head,
     read_features,
 )
-from ranklens.rerank.heads.learn import _folds, learn_heads
+from ranklens.rerank.heads.learn import _folds, exits, learn_heads
 from ranklens.rerank.heads.listwise import first_stage, ndcg
 from ranklens.rerank.heads.needle import needle_heads
 from ranklens.rerank.heads.picture import head_map
 from ranklens.rerank.heads.profiles import origin_of, profile_of_heads
+from ranklens.rerank.profile import Origin
 from ranklens.rerank.profile_file import load_profile, save_profile
+from ranklens.rerank.score_map import ScoreMap
 from ranklens.rerank.scores import document_scores
 
 GOOD = (1, 2)
@@ -225,6 +227,42 @@ def test_the_store_reads_once_and_mends_what_is_damaged(
     assert len(passes) == 3
 
 
+def test_the_null_of_features_is_the_profile_s(tiny_model: Callable[..., Path]) -> None:
+    """Nulls with and without the instruction are weighted as they are in ranking."""
+    icr = load_profile("icr")
+    calibration = dataclasses.replace(
+        icr.calibration, nulls=("N/A", "nothing"), instruction_share=0.9
+    )
+    pooling = dataclasses.replace(icr.pooling, drop_below_stds=None)
+    mixed = every_head(dataclasses.replace(icr, calibration=calibration, pooling=pooling))
+    engine = AttentionEngine.from_pretrained(tiny_model(), device="cpu", dtype="float32")
+    features = read_features(AttentionReranker(engine, mixed), JUDGED)
+    np.testing.assert_allclose(features.mass - features.null, features.calibrated, atol=1e-9)
+
+
+def test_other_heads_do_not_inherit_probabilities() -> None:
+    mapped = dataclasses.replace(load_profile("icr"), score_map=ScoreMap("platt", "raw", 1.0, 0.0))
+    origin = Origin(model="m", method="test")
+    assert profile_of_heads("x", mapped, {"0-1": 1.0}, origin).score_map is None
+
+
+def test_exits_are_layers_that_have_heads() -> None:
+    def heads(*layers: int) -> Any:
+        return np.array([(layer, head) for layer in layers for head in range(2)])
+
+    assert exits(heads(*range(30))) == [9, 12, 15, 18, 21, 24, 27, 29]
+    assert exits(heads(5, 11, 17, 23)) == [11, 23]
+    assert exits(heads(5)) == [5]
+
+
+def test_features_of_a_model_without_a_revision_are_not_kept(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    engine = reader(tiny_model()).engine
+    with pytest.raises(InvalidInputError, match="kept by the model's revision"):
+        FeatureStore(tmp_path, AttentionReranker(engine, every_head(load_profile("icr"))))
+
+
 def test_features_need_a_null_query() -> None:
     with pytest.raises(InvalidInputError, match="'attention-sorting' has no content-free query"):
         every_head(load_profile("attention-sorting"))
@@ -237,6 +275,9 @@ def test_needle_scores_are_shares(tiny_model: Callable[..., Path]) -> None:
     assert all(0 <= value <= 1 for value in scores.values())
     with pytest.raises(InvalidInputError, match="no text"):
         needle_heads(engine, [])
+    # A haystack beyond the context is cut to it.
+    small = reader(tiny_model(max_position_embeddings=600)).engine
+    assert len(needle_heads(small, ["soil and water and bread " * 400], depths=(0.5,))) == 8
 
 
 @pytest.mark.model

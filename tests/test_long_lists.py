@@ -252,12 +252,20 @@ def test_planted_relevant_documents_come_first_under_a_softmax(
 # Out of memory
 
 
+def test_a_list_of_no_more_documents_than_anchors_is_one_prompt(tiny_model: MakeModel) -> None:
+    engine = engine_of(tiny_model(max_position_embeddings=240))
+    documents = ["word " * 100] * 3
+    refusing = AttentionReranker(engine, ICR).rank("b", documents)
+    assert AttentionReranker(engine, ICR, long_lists="anchors").rank("b", documents) == refusing
+
+
 class Small:
     """An engine that runs out of memory with more than ``most`` tails."""
 
     def __init__(self, engine: AttentionEngine, error: Exception, most: int) -> None:
         self.engine, self.error, self.most = engine, error, most
         self.tails: list[int] = []
+        self.rope_switch: int | None = None
 
     def read(self, layout: PromptLayout, plan: SignalPlan) -> TokenSignal:
         self.tails.append(len(layout.tails))
@@ -323,6 +331,22 @@ def test_a_single_tail_that_does_not_fit_is_an_honest_error(tiny_model: MakeMode
     small = Small(reranker.engine, ERRORS[0], 0)
     with pytest.raises(RanklensError, match=r"out of memory .* 16 documents.*--depth.*bfloat16"):
         backoff.read_in_pieces(small, layout, reranker.plan)
+
+
+@pytest.mark.usefixtures("unsaid")
+def test_parts_with_other_rotations_are_not_read_apart(tiny_model: MakeModel) -> None:
+    reranker = AttentionReranker(engine_of(tiny_model()), ICR)
+    layout = reranker.layout("about b and c", DOCUMENTS)
+    real, null = (len(layout.shared) + len(tail.ids) for tail in layout.tails)
+    assert real > null
+    for switch, apart in ((real, True), (null, False), (null - 1, True)):
+        small = Small(reranker.engine, ERRORS[0], 1)
+        small.rope_switch = switch
+        if apart:
+            backoff.read_in_pieces(small, layout, reranker.plan)
+            continue
+        with pytest.raises(RanklensError, match=f"beyond {switch} tokens .* other rotations"):
+            backoff.read_in_pieces(small, layout, reranker.plan)
 
 
 def test_other_errors_pass_through(tiny_model: MakeModel) -> None:

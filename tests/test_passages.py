@@ -168,8 +168,14 @@ def test_a_long_document_is_read_to_its_end_in_several_prompts(tiny_model: MakeM
         refusing.rank("capital", documents)
 
 
-def test_passages_that_the_profile_would_cut_are_refused(tiny_model: MakeModel) -> None:
-    with pytest.raises(UsageError, match=r"passages of 400 tokens .* 300 .*Passages\(tokens=300\)"):
-        AttentionReranker.from_pretrained(tiny_model(), passages=Passages(400))
+def test_passages_are_not_shortened_by_the_profile(tiny_model: MakeModel) -> None:
+    """Indentation is many words and few tokens; a title comes on top of a passage's own."""
+    engine = AttentionEngine.from_pretrained(tiny_model())
+    code = Document("code", ("\n" + " " * 400 + "x = 1.") * 8, title="a title of some words")
+    assert AttentionReranker(engine, ICR).rank("b", [code])[0].tokens_cut > 0
+    limited = dataclasses.replace(ICR, prompt=dataclasses.replace(ICR.prompt, document_tokens=40))
+    for profile in (ICR, limited):
+        (found,) = AttentionReranker(engine, profile, passages=Passages(40, 0)).rank("b", [code])
+        assert found.tokens_cut == 0
     with pytest.raises(UsageError, match="'max' or 'sum', got 'mean'"):
         Passages(combine="mean")  # type: ignore[arg-type]

@@ -108,8 +108,14 @@ def test_icr_is_the_paper_s() -> None:
         # Calibration.
         (icr(calibration__instruction_share=1.01), "must lie in [0, 1]: 1.01"),
         (icr(calibration__instruction_share=-0.01), "must lie in [0, 1]: -0.01"),
-        (icr(calibration__temperature=0), "calibration.temperature must be positive: 0.0"),
-        (icr(calibration__temperature=-2.0), "calibration.temperature must be positive: -2.0"),
+        (
+            icr(calibration__temperature=0),
+            "calibration.temperature must be positive and finite: 0.0",
+        ),
+        (
+            icr(calibration__temperature=-2.0),
+            "calibration.temperature must be positive and finite: -2.0",
+        ),
         (
             icr(calibration__compare="log-ratio", calibration__nulls=[]),
             "calibration.compare 'log-ratio' needs calibration.nulls",

@@ -15,7 +15,7 @@ from ranklens.data.errors import InvalidInputError
 from ranklens.rerank.attention_reranker import AttentionReranker
 from ranklens.rerank.heads.examples import JudgedList
 from ranklens.rerank.profile import Profile
-from ranklens.rerank.scores import per_head_scores
+from ranklens.rerank.scores import baseline, per_head_scores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,7 +53,15 @@ class HeadFeatures:
 
 
 def every_head(profile: Profile) -> Profile:
-    """Return a profile's method with every head of the model kept apart."""
+    """Return a profile's method with every head of the model kept apart.
+
+    Raises InvalidInputError for a profile without content-free queries, and for a rollout.
+    """
+    if profile.signal.values == "rollout":
+        raise InvalidInputError(
+            f"profile {profile.name!r} reads a rollout, which has no heads apart; heads are found "
+            "with one that reads attention, such as 'icr'"
+        )
     signal = dataclasses.replace(profile.signal, heads=None, layers=None, combine="documents")
     if not profile.calibration.nulls:
         raise InvalidInputError(
@@ -75,14 +83,15 @@ def read_features(reranker: AttentionReranker, judged: JudgedList) -> HeadFeatur
     running = torch.nn.functional.pad(masses.cumsum(-1), (1, 0))
     starts, ends = (list(edge) for edge in zip(*layout.spans, strict=True))
     sums = running[..., ends] - running[..., starts]
-    tails = sums[:, layout.queries :].mean(1)
+    null = baseline(sums, layout, reranker.profile.calibration)
+    assert null is not None, "every_head has content-free queries"
     return HeadFeatures(
         collection=judged.collection,
         query=judged.query.id,
         grades=np.array(judged.grades),
         heads=np.array(signal.plan.heads),
         mass=sums[:, 0].numpy(),
-        null=tails.numpy(),
+        null=null.numpy(),
         calibrated=per_head_scores(masses, layout, reranker.profile).numpy(),
         lengths=np.array(ends) - np.array(starts),
     )
@@ -95,8 +104,14 @@ class FeatureStore:
     """
 
     def __init__(self, folder: str | Path, reranker: AttentionReranker) -> None:
+        if reranker.model is None:
+            # Nothing would tell its features from another's.
+            raise InvalidInputError(
+                "features are kept by the model's revision; use AttentionReranker.from_pretrained"
+            )
         self._folder = Path(folder)
         self._reranker = reranker
+        self._revision = reranker.model.revision
 
     def get(self, judged: JudgedList) -> HeadFeatures:
         """Return the features of a list, computed where they are not there yet or damaged."""
@@ -122,7 +137,7 @@ class FeatureStore:
         reranker = self._reranker
         profile = reranker.profile.to_dict()
         what: list[Any] = [
-            reranker.model.revision if reranker.model else None,
+            self._revision,
             reranker.engine.placement.dtype,
             [profile[part] for part in ("prompt", "signal", "calibration", "pooling")],
             dataclasses.asdict(reranker.frame),

@@ -61,20 +61,14 @@ def learn_heads(
 ) -> Learned:
     """Fit weights on judged lists.
 
-    ``last_layers`` are the exits to choose from (default: every third layer from a third of
-    the model on, and its last). ``advance`` is told of every finished setting. Raises
-    InvalidInputError for too few queries.
+    ``last_layers`` are the exits to choose from (default: see ``exits``). ``advance`` is told
+    of every finished setting. Raises InvalidInputError for too few queries.
     """
-    queries = len({(x.collection, x.query) for x in lists})
-    if queries < 2 * FOLDS:
-        raise InvalidInputError(
-            f"judged lists of {queries} queries are too few to learn from and to check on: at "
-            f"least {2 * FOLDS} are needed"
-        )
+    check_queries(len({_query(x) for x in lists}))
     folds = _folds(lists, seed)
     held_out = {}
     for compare in ("difference", "log-ratio"):
-        for last in last_layers or _exits(lists[0].heads):
+        for last in last_layers or exits(lists[0].heads):
             data = _features(lists, compare, last)
             for l2 in PENALTIES:
                 setting = Setting(compare, last, l2)
@@ -97,9 +91,24 @@ def learn_heads(
     )
 
 
-def settings_tried(layers: int) -> int:
-    """Return how many settings the default search has for a model of that many layers."""
-    return 2 * len(PENALTIES) * len(_exits(np.array([[layers - 1, 0]])))
+def check_queries(number: int) -> None:
+    """Raise InvalidInputError for too few queries to learn from and to check on."""
+    if number < 2 * FOLDS:
+        raise InvalidInputError(
+            f"judged lists of {number} queries are too few to learn from and to check on: at "
+            f"least {2 * FOLDS} are needed"
+        )
+
+
+def settings_tried(heads: NDArray[np.int64]) -> int:
+    """Return how many settings the default search has over heads [heads, (layer, head)]."""
+    return 2 * len(PENALTIES) * len(exits(heads))
+
+
+def exits(heads: NDArray[np.int64]) -> list[int]:
+    """Return the layers tried as the last one: of those with heads, every third from a third on."""
+    layers = sorted({int(layer) for layer in heads[:, 0]})
+    return sorted({*layers[(len(layers) - 1) // 3 :: 3], layers[-1]})
 
 
 def _folds(lists: Sequence[HeadFeatures], seed: int) -> NDArray[np.int64]:
@@ -111,11 +120,6 @@ def _folds(lists: Sequence[HeadFeatures], seed: int) -> NDArray[np.int64]:
 
 def _query(features: HeadFeatures) -> tuple[str, str]:
     return features.collection, features.query
-
-
-def _exits(heads: NDArray[np.int64]) -> list[int]:
-    last = int(heads[:, 0].max())
-    return sorted({*range(last // 3, last, 3), last})
 
 
 def _as_good(found: Matrix, best: Matrix) -> bool:

@@ -42,8 +42,8 @@ def needle_heads(
 ) -> HeadScores:
     """Return for every head the share of needle tokens it looks at, best first.
 
-    Every needle is hidden in every haystack at every depth (0: beginning, 1: end). Raises
-    InvalidInputError without haystacks.
+    Every needle is hidden in every haystack at every depth (0: beginning, 1: end); haystacks
+    are cut to what the model's context holds. Raises InvalidInputError without haystacks.
     """
     if not haystacks:
         raise InvalidInputError("no text to hide needles in")
@@ -56,10 +56,14 @@ def needle_heads(
         for question, needle in NEEDLES:
             target = pieces.text(" " + needle)
             asked = pieces.text(f" {question}") + pieces.trusted(frame.suffix)
+            prefix = pieces.opening(frame.prefix)
+            # The needle stands in the haystack, and once more where it is to be copied.
+            room = engine.context - len(prefix) - len(asked) - 2 * len(target)
+            held = hay[: max(0, room)]
             for depth in depths:
-                at = int(depth * len(hay))
-                opening = [*pieces.bos, *pieces.trusted(frame.prefix, first=True), *hay[:at]]
-                shared = [*opening, *target, *hay[at:], *asked]
+                at = int(depth * len(held))
+                opening = [*prefix, *held[:at]]
+                shared = [*opening, *target, *held[at:], *asked]
                 # The token at ``step`` is the one to be copied when those before it are given.
                 tails = tuple(
                     Tail(target[:step], (step - 1, step)) for step in range(1, len(target))

@@ -30,6 +30,8 @@ def profile_of_heads(
         source=f"{origin.method} on {', '.join(origin.data)}; prompt and rows of {base.name}",
         signal=signal,
         made_with=origin,
+        # Other heads have other scores: the base's probabilities are not theirs.
+        score_map=None,
     )
     if compare is None:
         return profile
