@@ -141,7 +141,8 @@ def learn(
 ) -> None:
     """Learn a weight per head by list-wise regression, and the layer to stop at.
 
-    Cross-validated over queries; the figures shown are of lists that the weights did not see.
+    Cross-validated over queries; the figures shown are of lists that the weights did not see,
+    and by which the setting was chosen.
     With --lists 3 each query teaches by its candidates 1 to DEPTH, and by the next two lists of
     as many, as far as these hold something relevant.
 

@@ -130,7 +130,8 @@ class AttentionReranker:
     ) -> list[Ranking]:
         """Return one ranking per query over the same documents, all read in one forward pass.
 
-        The documents are computed once; each query adds its own tokens. Raises as ``rank``.
+        The documents are computed once; each query adds its own tokens. With rotations that
+        depend on length (longrope) all have those of the longest. Raises as ``rank``.
         """
         return self._rankings(self._prepare(queries, documents)) if queries else []
 
