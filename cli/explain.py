@@ -12,7 +12,8 @@ from ranklens.cli.specs import DEFAULT_RERANKER, RerankerSpec
 from ranklens.data.errors import UsageError
 
 if TYPE_CHECKING:
-    from ranklens.rerank.explain import DocumentExplanation, Faithfulness
+    from ranklens.rerank.explain import DocumentExplanation
+    from ranklens.rerank.faithfulness import Faithfulness
 
 _SPANS_SHOWN = 5
 
@@ -55,6 +56,7 @@ def explain(
     from ranklens.cli.progress import progress
     from ranklens.data.records import Document, Query
     from ranklens.rerank.explain import Explainer
+    from ranklens.rerank.faithfulness import erase
 
     if collection is None:
         if query_id or candidates:
@@ -78,8 +80,8 @@ def explain(
     if draws:
         with progress("erasing", len(explained) * (draws + 1), "rankings") as advance:
             for place, one in enumerate(explained):
-                tests[place] = explainer.erase(
-                    asked, texts, one, spans=spans, draws=draws, seed=seed
+                tests[place] = erase(
+                    explainer, asked, texts, one, spans=spans, draws=draws, seed=seed
                 )
                 advance(draws + 1)
     if as_json:

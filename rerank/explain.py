@@ -1,4 +1,4 @@
-"""Explanations: which tokens and passages of a document carry its score, and is that true.
+"""Explanations: which tokens and passages of a document carry its score.
 
 A token's value is its calibrated attention c(j), heads summed by weight, before the profile's
 filter. Its contribution is what is left of it after filter and pooling: contributions of a
@@ -7,14 +7,12 @@ document's tokens, with those of its marker, add up to its score wherever the sc
 there contributions are of the differences, which say the direction only.
 
 Contributions are read off, not caused: whether the text they mark matters is measured by
-``Explainer.erase``, which blanks it, ranks again and compares with blanking random text.
+``faithfulness.erase``, which blanks it, ranks again and compares with blanking random text.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import random
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -80,7 +78,7 @@ class DocumentExplanation:
 
     def cut_out(self, place: Place) -> str:
         """Return the text at a place."""
-        return _field(self.document, place.field)[place.start : place.end]
+        return field_of(self.document, place.field)[place.start : place.end]
 
     @property
     def seen(self) -> dict[Field, int]:
@@ -90,31 +88,6 @@ class DocumentExplanation:
             if token.place is not None:
                 ends[token.place.field] = max(ends.get(token.place.field, 0), token.place.end)
         return ends
-
-
-@dataclass(frozen=True, slots=True)
-class Faithfulness:
-    """What blanking the top spans does to a document's score, and what random spans do.
-
-    ``drop`` is the loss of score; ``random_drops`` are those of as many random spans of as many
-    tokens. ``rank_after`` is the document's rank with its top spans blanked.
-    """
-
-    spans: int
-    tokens: int
-    drop: float
-    random_drops: tuple[float, ...]
-    rank_after: int
-
-    @property
-    def random_drop(self) -> float:
-        """The mean drop of random spans."""
-        return statistics.fmean(self.random_drops)
-
-    @property
-    def beats(self) -> float:
-        """The share of random draws that cost less than the top spans."""
-        return sum(drop < self.drop for drop in self.random_drops) / len(self.random_drops)
 
 
 class Explainer:
@@ -184,60 +157,7 @@ class Explainer:
             )
         return explained
 
-    def erase(
-        self,
-        query: str | Query,
-        documents: Sequence[str | Document],
-        explained: DocumentExplanation,
-        *,
-        spans: int = 3,
-        draws: int = 10,
-        seed: int = 0,
-    ) -> Faithfulness | None:
-        """Blank a document's top spans and measure its loss; None for one without spans.
-
-        Each span becomes one blank, the other documents stay. ``draws`` times as many runs of
-        as many tokens are blanked at random places, which may overlap the top ones. What the
-        model had not seen of the documents is left out first, so that none of it moves into
-        view. One ranking for the top spans and for each draw, one more where documents were cut.
-        """
-        if spans < 1 or draws < 1:
-            raise InvalidInputError(f"spans and draws must be at least 1: {spans} and {draws}")
-        text, records = checked_request(query, documents)
-        top = explained.spans[:spans]
-        if not top:
-            return None
-        before, shortened = explained.score, self._shortened(text, records)
-        seen = shortened[explained.index]
-        if shortened != list(records):
-            records = shortened
-            before = self._with(text, records, explained.index, seen)[0]
-        lengths = [end - start for start, end in (span.tokens for span in top)]
-        source = random.Random(seed)
-        drops = []
-        for _ in range(draws):
-            runs = _random_runs(lengths, len(explained.tokens), source)
-            places = [
-                token.place
-                for start, end in runs
-                for token in explained.tokens[start:end]
-                if token.place is not None
-            ]
-            erased = _blanked(seen, places)
-            drops.append(before - self._with(text, records, explained.index, erased)[0])
-        erased = _blanked(seen, [span.place for span in top])
-        after, rank = self._with(text, records, explained.index, erased)
-        return Faithfulness(len(top), sum(lengths), before - after, tuple(drops), rank)
-
-    def _own_tokens(self, slot: int, span: int, tokens: int) -> tuple[int, int]:
-        """Return where in a span of that length a document's own tokens begin and end."""
-        # Such a span ends with a token of the separator, where the frame has one.
-        wording = self.reranker.profile.prompt
-        behind = wording.span == "text-and-next" and self.reranker.frame.separator
-        marker = self._builder.marker_length(slot)
-        return marker, min(marker + tokens, span - (1 if behind else 0))
-
-    def _shortened(self, query: str, records: Sequence[Document]) -> list[Document]:
+    def shortened(self, query: str, records: Sequence[Document]) -> list[Document]:
         """Return the documents without what the model does not see of their titles and texts."""
         order = orders(self.reranker.profile.prompt.order, len(records))[0]
         layout = self.reranker.layout(query, records, order=order)
@@ -250,14 +170,13 @@ class Explainer:
                 found[index] = _up_to(records[index], places[: last - marker])
         return found
 
-    def _with(
-        self, query: str, records: Sequence[Document], index: int, changed: Document
-    ) -> tuple[float, int]:
-        """Return score and rank of a document that was changed."""
-        documents = [changed if i == index else record for i, record in enumerate(records)]
-        ranking = self.reranker.rank(query, documents)
-        rank = next(i for i, ranked in enumerate(ranking) if ranked.index == index)
-        return ranking[rank].score, rank + 1
+    def _own_tokens(self, slot: int, span: int, tokens: int) -> tuple[int, int]:
+        """Return where in a span of that length a document's own tokens begin and end."""
+        # Such a span ends with a token of the separator, where the frame has one.
+        wording = self.reranker.profile.prompt
+        behind = wording.span == "text-and-next" and self.reranker.frame.separator
+        marker = self._builder.marker_length(slot)
+        return marker, min(marker + tokens, span - (1 if behind else 0))
 
 
 def top_spans(
@@ -344,39 +263,6 @@ def contributions(tokens: torch.Tensor, choice: PoolingChoice) -> torch.Tensor:
     return shares
 
 
-def _random_runs(
-    lengths: Sequence[int], tokens: int, source: random.Random
-) -> list[tuple[int, int]]:
-    """Return non-overlapping runs of these lengths at random places among the tokens."""
-    shuffled = source.sample(lengths, len(lengths))
-    free = tokens - sum(lengths)
-    # Every way to deal the free tokens out before, between and behind the runs is as likely.
-    bars = sorted(source.sample(range(free + len(lengths)), len(lengths)))
-    runs, used = [], 0
-    for position, (bar, length) in enumerate(zip(bars, shuffled, strict=True)):
-        start = bar - position + used
-        runs.append((start, start + length))
-        used += length
-    return runs
-
-
-def _blanked(document: Document, places: Sequence[Place]) -> Document:
-    """Return the document with each place, overlapping and touching ones as one, one blank."""
-    changed = {}
-    for field in ("title", "text"):
-        text = _field(document, field)
-        covered = [False] * len(text)
-        for place in places:
-            if place.field == field:
-                covered[place.start : place.end] = [True] * (place.end - place.start)
-        pieces = [
-            " " if hidden and (i == 0 or not covered[i - 1]) else "" if hidden else text[i]
-            for i, hidden in enumerate(covered)
-        ]
-        changed[field] = "".join(pieces)
-    return dataclasses.replace(document, **changed)
-
-
 def _up_to(document: Document, places: Sequence[Place | None]) -> Document:
     """Return the document up to the last of these places, title and text each."""
     ends = {"title": 0, "text": 0}
@@ -390,11 +276,12 @@ def _up_to(document: Document, places: Sequence[Place | None]) -> Document:
 
 def _trimmed(document: Document, places: Sequence[Place]) -> Place | None:
     start, end = min(p.start for p in places), max(p.end for p in places)
-    text = _field(document, places[0].field)[start:end]
+    text = field_of(document, places[0].field)[start:end]
     start += len(text) - len(text.lstrip())
     end -= len(text) - len(text.rstrip())
     return Place(places[0].field, start, end) if start < end else None
 
 
-def _field(document: Document, field: Field) -> str:
+def field_of(document: Document, field: Field) -> str:
+    """Return a document's title or text."""
     return document.title if field == "title" else document.text

@@ -19,11 +19,10 @@ from ranklens.rerank.alignment import Place, Traced
 from ranklens.rerank.explain import (
     Explainer,
     TokenAttribution,
-    _blanked,
-    _random_runs,
     contributions,
     top_spans,
 )
+from ranklens.rerank.faithfulness import _blanked, _random_runs, erase
 from ranklens.rerank.pieces import PieceTokenizer
 from ranklens.rerank.profile import PoolingChoice
 from ranklens.rerank.profile_file import load_profile, shipped_profiles
@@ -279,7 +278,7 @@ def test_erasing_brings_nothing_into_view(tiny_model: MakeModel) -> None:
         Document("title", "end", title=" ".join(f"t{i}" for i in range(290))),
         Document("other", " ".join(f"o{i}" for i in range(290))),
     ]
-    seen = explainer._shortened("capital", given)
+    seen = explainer.shortened("capital", given)
     assert seen[0].text
     assert given[0].text.startswith(seen[0].text)
     assert seen[1].title
@@ -296,7 +295,7 @@ def test_erasing_brings_nothing_into_view(tiny_model: MakeModel) -> None:
 
     reranker.rank = keep  # type: ignore[method-assign]
     one = next(e for e in explainer.explain("capital", given) if e.spans)
-    assert explainer.erase("capital", given, one, spans=1, draws=2) is not None
+    assert erase(explainer, "capital", given, one, spans=1, draws=2) is not None
     assert len(ranked) == 4, "as it was, two draws, the top span"
     for documents in ranked:
         others = [d for i, d in enumerate(documents) if i != one.index]
@@ -329,7 +328,7 @@ def test_erasing_ranks_what_it_says(explainer: Explainer) -> None:
     found = explainer.explain("capital of France", given)
     # A random model may have nothing that speaks for its best document.
     one = next(e for e in found if e.spans)
-    result = explainer.erase("capital of France", given, one, spans=2, draws=4)
+    result = erase(explainer, "capital of France", given, one, spans=2, draws=4)
     assert result is not None
     by_hand = list(given)
     by_hand[one.index] = _blanked(one.document, [span.place for span in one.spans[:2]])
@@ -338,11 +337,11 @@ def test_erasing_ranks_what_it_says(explainer: Explainer) -> None:
     assert result.drop == pytest.approx(one.score - after.score, abs=1e-12)
     assert result.rank_after == ranking.index(after) + 1
     assert len(result.random_drops) == 4
-    again = explainer.erase("capital of France", given, one, spans=2, draws=4)
+    again = erase(explainer, "capital of France", given, one, spans=2, draws=4)
     assert again == result, "draws are seeded"
-    assert explainer.erase("x", given, dataclasses.replace(one, spans=())) is None
+    assert erase(explainer, "x", given, dataclasses.replace(one, spans=())) is None
     with pytest.raises(InvalidInputError, match="at least 1"):
-        explainer.erase("x", given, one, spans=0)
+        erase(explainer, "x", given, one, spans=0)
 
 
 def test_a_share_that_makes_no_sense(explainer: Explainer) -> None:
@@ -388,7 +387,7 @@ def test_smollm2_points_at_what_answers_the_query() -> None:
     text = best.cut_out(best.spans[0].place)
     needle = (given[0].text.index("The owl"), given[0].text.index("night.") + 6)
     assert needle[0] <= best.spans[0].place.start < needle[1], text
-    result = explainer.erase(query, given, best, spans=3, draws=8)
+    result = erase(explainer, query, given, best, spans=3, draws=8)
     assert result is not None
     assert result.drop > 2 * max(result.random_drop, 0)
     assert result.beats >= 0.75
