@@ -28,8 +28,9 @@ def find(
 ) -> None:
     """Find the sentences of a text of any length that a query attends to, best first.
 
-    The text is read in chunks; what matters is carried from one to the next (InfiniRetri), so
-    that it may be longer than the model's context. Offsets are half-open and count code points.
+    The text is read in chunks; what matters is carried from one to the next (as InfiniRetri
+    does), so that it may be longer than the model's context. Offsets are half-open and count
+    code points.
 
     Example: ranklens find "who may vote" constitution.txt -k 5
     """

@@ -3,15 +3,19 @@
 After arXiv 2502.12962. The text is read chunk by chunk; each prompt holds the sentences kept so
 far, the next chunk and the query:
 
-    s(j) = mean_{i in query} Σ_h softmax(QKᵀ·scale)[h, i, j]    in one late layer
+    a(j) = mean_{i in query} Σ_h softmax(QKᵀ·scale)[h, i, j]    over heads of all full layers
+    s(j) = a(j) − mean over content-free queries of the same
     p(j) = Σ_{|j' − j| ≤ phrase/2} s(j')                        1-D convolution with ones
 
 The sentences that hold the ``top_tokens`` highest p are kept, as text, for the next prompt; those
 left after the last one are the answer. All of these stood in that last prompt together, so their
 scores can be compared. The mean over the query's rows orders as the paper's sum.
 
-Unlike the release, rows of the query count alike, and sentences kept are bounded by
-``carry_tokens`` (best ones first): 300 tokens in 300 sentences would not fit any window.
+The release reads one late layer and subtracts nothing: ``INFINIRETRI``. With a small model that
+finds what stands last in the prompt, whatever is asked, as the log shows; all layers and a null
+are therefore the default. Unlike the release, rows of the query count alike, and sentences kept
+are bounded by ``carry_tokens`` (best ones first): 300 tokens in 300 sentences would not fit any
+window.
 """
 
 from __future__ import annotations
@@ -50,15 +54,19 @@ class FoundPassage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StreamChoice:
-    """The sizes of ``find_passages``, in tokens; top_tokens, phrase and chunk as in the release.
+    """What ``find_passages`` reads, and its sizes in tokens (top, phrase and chunk the release's).
 
     ``chunk_tokens`` is what is new in a prompt, ``carry_tokens`` what is kept at most.
+    ``last_layer`` reads the last layer that attends to all tokens instead of all of them;
+    ``nulls`` are content-free queries whose mean attention is subtracted.
     """
 
     chunk_tokens: int = 1024
     carry_tokens: int = 512
     phrase: int = 8
     top_tokens: int = 300
+    last_layer: bool = False
+    nulls: tuple[str, ...] = ("N/A",)
 
     def __post_init__(self) -> None:
         # A single character can be several tokens, and has to fit.
@@ -67,6 +75,10 @@ class StreamChoice:
             value = getattr(self, name)
             if value < lowest:
                 raise UsageError(f"StreamChoice.{name} must be at least {lowest}, got {value}")
+
+
+INFINIRETRI = StreamChoice(last_layer=True, nulls=())
+"""What the release does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +98,11 @@ def find_passages(
 ) -> list[FoundPassage]:
     """Return the sentences of ``text`` that the query attends to most, best first.
 
-    Reads the last layer that attends to all tokens, of those that are loaded. Ranges are
-    half-open codepoint offsets into ``text``; a sentence longer than what is carried is read,
-    and returned, in parts. A blank text has none. ``advance`` is told how many codepoints of
-    the text each chunk went on. Raises InvalidInputError for an empty query
-    and a chunk that does not fit the context beside it.
+    Reads the layers that are loaded and attend to all tokens. Ranges are half-open codepoint
+    offsets into ``text``; a sentence longer than what is carried is read, and returned, in parts.
+    A blank text has none. ``advance`` is told how many codepoints of the text each chunk went
+    on. Raises InvalidInputError for an empty query and a chunk that does not fit the context
+    beside it.
     """
     choice = choice or StreamChoice()
     engine, frame = (
@@ -104,16 +116,18 @@ def find_passages(
     pieces = PieceTokenizer(engine.tokenizer)
     marks = plain_marks(frame, pieces)
     opening = pieces.opening(frame.prefix + _INTRODUCTION + frame.separator)
-    tail = _tail(pieces, frame, query, marks)
-    needed = len(opening) + len(tail.ids) + choice.chunk_tokens + choice.carry_tokens
+    tails = tuple(_tail(pieces, frame, asked, marks) for asked in (query, *choice.nulls))
+    longest = max(len(tail.ids) for tail in tails)
+    needed = len(opening) + longest + choice.chunk_tokens + choice.carry_tokens
     if needed > engine.context:
         raise InvalidInputError(
             f"a chunk of {choice.chunk_tokens} tokens, {choice.carry_tokens} carried and "
-            f"{len(opening) + len(tail.ids)} of query and frame exceed the model's context of "
+            f"{len(opening) + longest} of query and frame exceed the model's context of "
             f"{engine.context}; lower StreamChoice.chunk_tokens or carry_tokens"
         )
     last = full_layers(engine.config)[-1]
-    plan = engine.plan(SignalChoice(rows="query", layers=(last, last)))
+    layers = (last, last) if choice.last_layer else None
+    plan = engine.plan(SignalChoice(rows="query", layers=layers))
     kept: list[_Sentence] = []
     found: list[FoundPassage] = []
     reached = 0
@@ -124,9 +138,10 @@ def find_passages(
 
     for chunk in _chunks(ids_of, text, choice):
         read = [*kept, *chunk]
-        layout = _layout(opening, read, tail)
-        mass = read_in_pieces(engine, layout, plan).total()[0]
-        scores = phrase_scores(mass[len(opening) :], choice.phrase)
+        layout = _layout(opening, read, tails)
+        mass = read_in_pieces(engine, layout, plan).total()
+        paid = mass[0] - mass[1:].mean(0) if choice.nulls else mass[0]
+        scores = phrase_scores(paid[len(opening) :], choice.phrase)
         spans = [(a - len(opening), b - len(opening)) for a, b in layout.spans]
         best = best_spans(scores, spans, choice.top_tokens, choice.carry_tokens)
         kept = [read[place] for place in sorted(place for place, _ in best)]
@@ -196,13 +211,15 @@ def _chunks(
         yield chunk
 
 
-def _layout(opening: Sequence[int], read: Sequence[_Sentence], tail: Tail) -> PromptLayout:
+def _layout(
+    opening: Sequence[int], read: Sequence[_Sentence], tails: tuple[Tail, ...]
+) -> PromptLayout:
     shared = list(opening)
     spans = []
     for sentence in read:
         spans.append((len(shared), len(shared) + len(sentence.ids)))
         shared += sentence.ids
-    return PromptLayout(shared, (tail,), 1, tuple(spans), (0,) * len(spans))
+    return PromptLayout(shared, tails, 1, tuple(spans), (0,) * len(spans))
 
 
 def _tail(pieces: PieceTokenizer, frame: Frame, query: str, marks: Sequence[str]) -> Tail:
