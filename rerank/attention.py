@@ -2,7 +2,8 @@
 
 A forward pass carries the shared tokens first and then every tail. Shared tokens attend
 causally among themselves; a tail's token attends to all shared tokens and causally within its
-own tail. Tails start at one position and do not see each other, so each branch computes what
+own tail; in block layout a document's tokens among them see the prefix and their document
+only. Tails start at one position and do not see each other, so each branch computes what
 a separate pass over *shared + tail* would. While the tail rows are computed in full their
 attention to the shared tokens is reduced to
 
@@ -14,15 +15,15 @@ the tail rows of as many heads at a time as fit in a fixed room.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from ranklens.data.errors import InvalidInputError
+from ranklens.rerank.blocks import block_attention, buckets
 from ranklens.rerank.body import Softmax, causal_attention
 from ranklens.rerank.plan import SignalPlan
-from ranklens.rerank.prompt import Tail
+from ranklens.rerank.prompt import PromptLayout
 
 IMPLEMENTATION = "ranklens"
 """The name under which the function is registered with ``transformers.AttentionInterface``."""
@@ -37,7 +38,7 @@ _ROOM = 2**24
 class AttentionRun:
     """What one forward pass needs to know, and what it collects.
 
-    ``spans`` are the documents' tokens. ``mass`` maps a layer to a float32 tensor
+    ``layout`` has one tail per branch. ``mass`` maps a layer to a float32 tensor
     [tails, shared], or [heads read, tails, shared] where the plan keeps heads apart. With
     ``trace`` the run also looks where NaN or Inf comes from: ``fault`` is then the first layer
     and token with a key that is not finite. Where the plan reads by rollout ``kept`` holds each
@@ -47,15 +48,14 @@ class AttentionRun:
 
     def __init__(
         self,
-        shared: int,
-        tails: Sequence[Tail],
-        spans: Sequence[tuple[int, int]],
+        layout: PromptLayout,
         plan: SignalPlan,
         device: torch.device,
         *,
         trace: bool = False,
     ) -> None:
-        self.shared = shared
+        tails = layout.tails
+        self.shared = shared = len(layout.shared)
         self.plan = plan
         self.trace = trace
         self.fault: tuple[int, int] | None = None
@@ -64,11 +64,20 @@ class AttentionRun:
         self.kept: dict[int, tuple[torch.Tensor, torch.Tensor, Softmax]] = {}
         lengths = [len(tail.ids) for tail in tails]
         rows = sum(lengths)
-        self.longest = shared + max(lengths)
-        positions = torch.cat(
-            [torch.arange(shared), *(torch.arange(shared, shared + n) for n in lengths)]
-        )
+        self.longest = layout.length
+        first = shared if layout.tail_start is None else layout.tail_start
+        before = torch.arange(shared)
+        if layout.positions is not None:
+            before = torch.tensor(layout.positions)
+        positions = torch.cat([before, *(torch.arange(first, first + n) for n in lengths)])
         self.position_ids = positions.to(device)[None]
+        self.prefix = layout.blocks[0][0] if layout.blocks else shared
+        self.buckets = buckets(layout.blocks, device) if layout.blocks else []
+        # 0 for tokens that all later ones see, then one number for each block and tail.
+        own = torch.zeros(shared, dtype=torch.long)
+        for number, (start, end) in enumerate(layout.blocks, start=1):
+            own[start:end] = number
+        self.block = own.to(device)
         # 0 for the shared tokens, then one number for each tail.
         branch = torch.arange(len(tails) + 1).repeat_interleave(torch.tensor([shared, *lengths]))
         self.branch = branch.to(device)
@@ -82,8 +91,19 @@ class AttentionRun:
             self.row_weights[number, start + first : start + end] = 1 / (end - first)
             start += len(tail.ids)
         self.row_weights = self.row_weights.to(device)
-        documents = [torch.arange(first, end) for first, end in spans]
+        documents = [torch.arange(first, end) for first, end in layout.spans]
         self.document_tokens = torch.cat(documents).to(device) if documents else None
+
+    def unseen(self, rows: slice) -> torch.Tensor:
+        """Return which tokens do not exist for those of ``rows``, bool [rows, P], windows aside."""
+        number = torch.arange(len(self.branch), device=self.branch.device)
+        block = torch.nn.functional.pad(self.block, (0, len(number) - self.shared))
+        within = (self.branch == 0) & (block > 0)
+        hidden = number[rows, None] < number
+        hidden |= (self.branch > 0) & (self.branch[rows, None] != self.branch)
+        # Blocks hide from each other, not from tails.
+        hidden |= within & (self.branch[rows, None] == 0) & (block[rows, None] != block)
+        return hidden
 
     def hidden_by(self, window: int) -> torch.Tensor:
         """Return which keys lie beyond a sliding window of each tail row, bool [rows, P]."""
@@ -187,7 +207,12 @@ def branch_attention(
         run.kept[layer] = (query[0], key[0], softmax)
     tails = _tail_rows(run, layer, query[0, :, shared:], key[0], value[0], softmax)
     output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
-    output[:, :shared] = causal_attention(query, key, value, shared, softmax)
+    if run.buckets:
+        output[:, :shared] = block_attention(
+            query, key, value, run.prefix, run.buckets, shared, softmax, run.position_ids[0]
+        )
+    else:
+        output[:, :shared] = causal_attention(query, key, value, shared, softmax)
     output[0, shared:] = tails.transpose(0, 1)
     return output, None
 

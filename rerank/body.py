@@ -39,17 +39,24 @@ class Softmax:
 
 
 def causal_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, length: int, softmax: Softmax
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    length: int,
+    softmax: Softmax,
+    positions: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return the attention output [1, length, heads, D] of the first ``length`` tokens.
+    """Return the attention output [batch, length, heads, D] of the first ``length`` tokens.
 
-    Shapes: query [1, heads, P, D]; key, value [1, key heads, P, D]. What a fused kernel cannot
-    do (window, soft cap, sinks) is computed in blocks of rows, so nothing of size P × P is
-    stored either way.
+    Shapes: query [batch, heads, P, D]; key, value [batch, key heads, P, D]. ``positions``
+    [batch, P], growing, are what a window counts where it is not the tokens. What a fused
+    kernel cannot do (window, soft cap, sinks) is computed in blocks of rows, so nothing of size
+    P × P is stored either way.
     """
     heads = query.shape[1]
     plain = softmax.softcap is None and softmax.sinks is None
-    if plain and (softmax.window is None or length <= softmax.window):
+    reaches = length if positions is None else 1 + int((positions[:, -1] - positions[:, 0]).max())
+    if plain and (softmax.window is None or reaches <= softmax.window):
         # Tokens behind ``length`` change nothing before them, and the CPU's kernel in bf16 is up
         # to a fifth slower with a number of keys that is not even.
         taken = min(-(-length // _ALIGNMENT) * _ALIGNMENT, query.shape[2])
@@ -64,20 +71,32 @@ def causal_attention(
         )  # fmt: skip
         return out.transpose(1, 2)[:, :length]
     query, key, value = (x[:, :, :length] for x in (query, key, value))
-    output = query.new_empty(1, length, heads, value.shape[-1])
-    for start in range(0, length, _BLOCK):
-        output[0, start : start + _BLOCK] = _rows(query[0], key[0], value[0], start, softmax)
+    if positions is None:
+        positions = torch.arange(length, device=query.device).expand(len(query), -1)
+    output = query.new_empty(len(query), length, heads, value.shape[-1])
+    for number, counted in enumerate(positions):
+        for start in range(0, length, _BLOCK):
+            output[number, start : start + _BLOCK] = _rows(
+                query[number], key[number], value[number], start, counted, softmax
+            )
     return output
 
 
 def _rows(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, start: int, softmax: Softmax
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    start: int,
+    positions: torch.Tensor,
+    softmax: Softmax,
 ) -> torch.Tensor:
     """Return the output [rows, heads, D] of a block of rows that begins at ``start``."""
     heads, length, size = query.shape
     key_heads = key.shape[0]
     end = min(start + _BLOCK, length)
-    first = 0 if softmax.window is None else max(0, start + 1 - softmax.window)
+    first = 0
+    if softmax.window is not None:
+        first = int((positions <= positions[start] - softmax.window).sum())
     rows = (query[:, start:end] * softmax.scale).reshape(key_heads, -1, size)
     keys = key[:, first:end].transpose(1, 2)
     if rows.dtype == torch.float16:
@@ -85,13 +104,9 @@ def _rows(
         rows, keys = rows.float(), keys.float()
     logits = (rows @ keys).float()
     logits = softmax.cap(logits).view(heads, end - start, end - first)
-    distance = (
-        torch.arange(start, end, device=query.device)[:, None]
-        - torch.arange(first, end, device=query.device)[None]
-    )
-    hidden = distance < 0
+    hidden = torch.ones(end - start, end - first, device=query.device).triu(start - first + 1) > 0
     if softmax.window is not None:
-        hidden |= distance >= softmax.window
+        hidden |= positions[start:end, None] - positions[None, first:end] >= softmax.window
     weights = softmax.normalise(logits.masked_fill_(hidden, -torch.inf), slice(None))
     weights = weights.to(value.dtype).view(key_heads, -1, end - first)
     return (weights @ value[:, first:end]).view(heads, end - start, -1).transpose(0, 1)

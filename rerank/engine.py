@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,22 +153,17 @@ class AttentionEngine:
         # not the noise of computing it twice.
         names = [(tuple(tail.ids), tail.rows) for tail in layout.tails]
         branches = dict(zip(names, layout.tails, strict=True))
-        run = self._forward(layout.shared, list(branches.values()), layout.spans, plan)
+        once = dataclasses.replace(layout, tails=tuple(branches.values()))
+        run = self._forward(once, plan)
         layers = [run.mass[layer] for layer in sorted(run.mass)]
         mass = (torch.cat(layers) if plan.per_head else torch.stack(layers)).cpu()
         if not bool(mass.isfinite().all()):
-            raise NumericalError(self._fault(layout, list(branches.values()), plan))
+            raise NumericalError(self._fault(once, plan))
         places = {name: place for place, name in enumerate(branches)}
         return TokenSignal(mass[:, [places[name] for name in names]], plan)
 
     def _forward(
-        self,
-        shared: Sequence[int],
-        tails: Sequence[Tail],
-        spans: Sequence[tuple[int, int]],
-        plan: SignalPlan,
-        *,
-        trace: bool = False,
+        self, layout: PromptLayout, plan: SignalPlan, *, trace: bool = False
     ) -> AttentionRun:
         import torch
 
@@ -177,13 +171,13 @@ class AttentionEngine:
         from ranklens.rerank.projections import reading_projections
         from ranklens.rerank.rollout import roll_out
 
-        ids = torch.tensor([[*shared, *(token for tail in tails for token in tail.ids)]])
+        ids = torch.tensor([[*layout.shared, *(i for tail in layout.tails for i in tail.ids)]])
         with self._lock, torch.inference_mode():
             device = self.model.device
-            run = AttentionRun(len(shared), tails, spans, plan, device, trace=trace)
+            run = AttentionRun(layout, plan, device, trace=trace)
             with (
                 contextlib.suppress(ReadingDone),
-                reading_projections(self.model, plan.last_layer, len(shared)),
+                reading_projections(self.model, plan.last_layer, len(layout.shared)),
             ):
                 self.model(
                     input_ids=ids.to(device),
@@ -195,9 +189,9 @@ class AttentionEngine:
                 run.mass[plan.last_layer] = roll_out(run)
             return run
 
-    def _fault(self, layout: PromptLayout, tails: Sequence[Tail], plan: SignalPlan) -> str:
+    def _fault(self, layout: PromptLayout, plan: SignalPlan) -> str:
         """Say where NaN or Inf began, by a second pass that looks for it."""
-        run = self._forward(layout.shared, tails, layout.spans, plan, trace=True)
+        run = self._forward(layout, plan, trace=True)
         fault = run.fault
         if fault is None:
             layer = next(n for n, mass in sorted(run.mass.items()) if not mass.isfinite().all())
@@ -228,9 +222,10 @@ class AttentionEngine:
         layers = config.num_hidden_layers
         weights = {**plan.weights, layers - 1: {0: 1.0}}
         everything = dataclasses.replace(plan, weights=weights)
-        tails = [Tail([1, 2], (0, 2)), Tail([2], (0, 1))]
+        tails = (Tail([1, 2], (0, 2)), Tail([2], (0, 1)))
+        layout = PromptLayout([0, 1, 2], tails, len(tails), (), ())
         try:
-            found = len(self._forward([0, 1, 2], tails, [], everything).layers_seen)
+            found = len(self._forward(layout, everything).layers_seen)
         except InvalidInputError:
             raise
         except (TypeError, ValueError, RuntimeError, AttributeError) as error:

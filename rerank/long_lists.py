@@ -94,7 +94,9 @@ def prompts_needed(whole: PromptLayout, choice: LongLists, context: int) -> int:
     costs = [min(length, choice.document_tokens) + between for length in lengths]
     room = context - head - tail
     allowed = choice.most is None or number <= choice.most
-    if allowed and (whole.length <= context or sum(costs) <= room):
+    # At shared positions documents stand side by side: one that is too long is cut, no more.
+    side_by_side = whole.positions is not None
+    if allowed and (side_by_side or whole.length <= context or sum(costs) <= room):
         return 1
     fewest = max(2, sum(costs) // room) if room > 0 else number
     # The last try has one document beside the anchors in each.

@@ -36,7 +36,7 @@ def doubts(profile: Profile, model: ResolvedModel | None) -> list[str]:
             f"profile {profile.name!r} was made with revision {made.revision} of {made.model}; "
             f"this is {model.revision}"
         )
-    if made.prompt_sha256 and made.prompt_sha256 != profile.prompt.digest():
+    if made.prompt_sha256 and made.prompt_sha256 != profile.prompt_digest():
         found.append(
             f"profile {profile.name!r} has another prompt than the one its heads were found with"
         )

@@ -23,6 +23,11 @@ from ranklens.rerank.score_map import ScoreMap
 _HEAD = re.compile(r"(0|[1-9][0-9]*)-(0|[1-9][0-9]*)")
 
 
+def _at_least(name: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
+        raise InvalidInputError(f"{name} must be at least {least}: {value}")
+
+
 @dataclass(frozen=True, slots=True)
 class OrderChoice:
     """Where documents go in the prompt; they come best first from the stage before.
@@ -45,10 +50,36 @@ class OrderChoice:
 
 
 @dataclass(frozen=True, slots=True)
+class LayoutChoice:
+    """What a document's tokens see, and at which positions.
+
+    ``attend``: ``causal``: all that stands before them (ICR); ``block``: the prefix and their
+    own document only (BlockRank, Block-Attention), so that documents do not depend on each
+    other. Tails see everything either way.
+    ``positions``: ``sequential``; or, in blocks, ``shared``: every document begins where the
+    prefix ends, so that order has no part in a score, and the context limits the longest
+    document instead of the list. Tails then begin where the longest document ends, or at
+    ``tail_position`` (BlockRank: 16384).
+    """
+
+    attend: Literal["causal", "block"] = "causal"
+    positions: Literal["sequential", "shared"] = "sequential"
+    tail_position: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.positions == "shared" and self.attend != "block":
+            raise InvalidInputError("layout.positions 'shared' needs layout.attend 'block'")
+        if self.tail_position is not None and self.positions != "shared":
+            raise InvalidInputError("layout.tail_position needs layout.positions 'shared'")
+        _at_least("layout.tail_position", self.tail_position, 1)
+
+
+@dataclass(frozen=True, slots=True)
 class PromptChoice:
     """The words around documents and query.
 
-    ``marker`` holds ``{number}`` and stands before a document's text. ``span`` says which
+    ``marker`` stands before a document's text, with its number in the prompt for ``{number}``.
+    ``span`` says which
     tokens are the document: with the marker (ICR), the text alone, or the text and the first
     token of the separator after it (CoRe's inclusive end). ``title_separator`` None leaves
     titles out. ``document_words`` keeps that many words of a document's text, split on the
@@ -68,8 +99,8 @@ class PromptChoice:
     frame: Frame | None = None
 
     def __post_init__(self) -> None:
-        if self.marker.count("{number}") != 1:
-            raise InvalidInputError(f"prompt.marker {self.marker!r} must hold {{number}} once")
+        if self.marker.count("{number}") > 1:
+            raise InvalidInputError(f"prompt.marker {self.marker!r} holds {{number}} twice")
         for name in ("document_words", "document_tokens"):
             _at_least(f"prompt.{name}", getattr(self, name), 1)
         if not self.instruction.strip():
@@ -241,6 +272,7 @@ class Profile:
     pooling: PoolingChoice
     made_with: Origin | None = None
     score_map: ScoreMap | None = None
+    layout: LayoutChoice = LayoutChoice()
 
     def __post_init__(self) -> None:
         if self.calibration.compare != "log-ratio":
@@ -254,11 +286,14 @@ class Profile:
                 "set signal.combine to 'documents'"
             )
 
+    def prompt_digest(self) -> str:
+        """Return a SHA-256 of what the prompt says and of what its documents see."""
+        said = self.prompt.digest()
+        if self.layout == LayoutChoice():
+            return said
+        layout = json.dumps(dataclasses.asdict(self.layout), sort_keys=True)
+        return hashlib.sha256(f"{said} {layout}".encode()).hexdigest()
+
     def to_dict(self) -> dict[str, Any]:
         """Return the profile as what its JSON file holds."""
         return dataclasses.asdict(self)
-
-
-def _at_least(name: str, value: int | None, least: int) -> None:
-    if value is not None and value < least:
-        raise InvalidInputError(f"{name} must be at least {least}: {value}")

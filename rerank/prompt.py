@@ -22,6 +22,7 @@ from ranklens.data.files import shown
 from ranklens.data.records import Document
 from ranklens.rerank.alignment import Place, Traced
 from ranklens.rerank.frames import Frame
+from ranklens.rerank.packing import Piece, pack
 from ranklens.rerank.pieces import PieceTokenizer, plain_marks, without_marks
 from ranklens.rerank.profile import OrderChoice, Profile, PromptChoice
 
@@ -49,7 +50,10 @@ class PromptLayout:
     part directly and does not see the others: first the ``queries`` real ones, then the
     content-free ones with the instruction, then those without. ``spans``: for each document, in
     the order given by the caller, the half-open range of its tokens in ``shared``.
-    ``tokens_cut``: for each document the tokens left out.
+    ``tokens_cut``: for each document the tokens left out. ``blocks``: ranges that cover
+    ``shared`` behind the prefix and see the prefix and themselves only; none where it is
+    causal. ``positions``: of the shared tokens, where they do not simply count; ``tail_start``:
+    of the first token of every tail then.
     """
 
     shared: list[int]
@@ -57,11 +61,15 @@ class PromptLayout:
     queries: int
     spans: tuple[tuple[int, int], ...]
     tokens_cut: tuple[int, ...]
+    blocks: tuple[tuple[int, int], ...] = ()
+    positions: tuple[int, ...] | None = None
+    tail_start: int | None = None
 
     @property
     def length(self) -> int:
-        """The longest branch in tokens: what has to fit the model's context."""
-        return len(self.shared) + max(len(tail.ids) for tail in self.tails)
+        """The positions of the longest branch: what has to fit the model's context."""
+        start = len(self.shared) if self.tail_start is None else self.tail_start
+        return start + max(len(tail.ids) for tail in self.tails)
 
 
 class PromptBuilder:
@@ -71,6 +79,7 @@ class PromptBuilder:
         self._pieces = pieces
         self._frame = frame
         self._choice = choice = profile.prompt
+        self._layout = profile.layout
         self._calibration = profile.calibration
         self._rows = profile.signal.rows
         marker = _marker(choice, 1)
@@ -103,44 +112,60 @@ class PromptBuilder:
             self._pieces.trusted(_marker(self._choice, number))
             for number in range(1, len(documents) + 1)
         ]
-        fixed = (
-            len(self._opening)
-            + sum(map(len, markers))
-            + (len(documents) - 1) * len(self._separator)
-            + len(self._last_separator)
-            + max(len(tail.ids) for tail in tails)
+        ends = [self._separator] * len(documents)
+        if self._layout.attend == "causal":
+            ends[-1] = self._last_separator
+        frames = [len(marker) + len(end) for marker, end in zip(markers, ends, strict=True)]
+        tail = max(len(tail.ids) for tail in tails)
+        budget = self._budget([len(text) for text in texts], frames, tail, context)
+        pieces = {}
+        for marker, end, index in zip(markers, ends, order, strict=True):
+            text = texts[index][:budget]
+            first = 0 if self._choice.span == "marker-and-text" else len(marker)
+            last = len(marker) + len(text)
+            if self._choice.span == "text-and-next":
+                # A frame without a separator has no next token of the document's own.
+                last += min(1, len(end))
+            pieces[index] = Piece([*marker, *text, *end], (first, last))
+        packed = pack(self._opening, list(pieces.values()), self._layout)
+        spans = dict(zip(pieces, packed.spans, strict=True))
+        return PromptLayout(
+            shared=packed.ids,
+            tails=tails,
+            queries=len(queries),
+            spans=tuple(spans[index] for index in range(len(documents))),
+            tokens_cut=tuple(
+                words + max(0, len(text) - budget) for text, words in zip(texts, cut, strict=True)
+            ),
+            blocks=packed.blocks,
+            positions=packed.positions,
+            tail_start=packed.tail_start,
         )
-        budget = _budget([len(text) for text in texts], context - fixed)
-        if budget is None:
+
+    def _budget(
+        self, lengths: Sequence[int], frames: Sequence[int], tail: int, context: int
+    ) -> int:
+        """Return how many tokens a document may have, so that every branch fits the context."""
+        opening = len(self._opening)
+        if self._layout.positions == "shared":
+            # Documents stand side by side: each has what the prefix leaves.
+            end = self._layout.tail_position or context - tail
+            fixed = opening + max(frames) + tail
+            room = min(end, context - tail) - opening - max(frames)
+            budget = min(room, max(lengths))
+            fits = budget >= min(max(lengths), MIN_DOCUMENT_TOKENS) and end + tail <= context
+        else:
+            fixed = opening + sum(frames) + tail
+            found = _budget(lengths, context - fixed)
+            budget, fits = found or 0, found is not None
+        if not fits:
             raise InvalidInputError(
-                f"{len(documents)} documents do not fit the model's context of {context} tokens: "
+                f"{len(lengths)} documents do not fit the model's context of {context} tokens: "
                 f"query, instruction and frames need {fixed}, which leaves less than "
                 f"{MIN_DOCUMENT_TOKENS} tokens a document; rank fewer documents (--depth) "
                 "or use a model with a longer context"
             )
-        shared = list(self._opening)
-        spans = [(0, 0)] * len(documents)
-        for marker, index in zip(markers, order, strict=True):
-            start = len(shared)
-            shared += marker
-            if self._choice.span != "marker-and-text":
-                start = len(shared)
-            shared += texts[index][:budget]
-            end = len(shared)
-            shared += self._separator if index != order[-1] else self._last_separator
-            if self._choice.span == "text-and-next":
-                # A frame without a separator has no next token of the document's own.
-                end = min(end + 1, len(shared))
-            spans[index] = (start, end)
-        return PromptLayout(
-            shared=shared,
-            tails=tails,
-            queries=len(queries),
-            spans=tuple(spans),
-            tokens_cut=tuple(
-                words + max(0, len(text) - budget) for text, words in zip(texts, cut, strict=True)
-            ),
-        )
+        return budget
 
     def _tails(self, queries: Sequence[str]) -> tuple[Tail, ...]:
         instruction = self._choice.instruction + self._frame.separator

@@ -41,8 +41,7 @@ def roll_out(run: AttentionRun) -> torch.Tensor:
         # Of the last layer only the rows of tails have a share, and only they have queries.
         for start in range(run.shared if layer == last else 0, length, _BLOCK):
             rows = slice(start, min(start + _BLOCK, length))
-            hidden = positions[rows, None] < positions[None]
-            hidden |= (run.branch[None] > 0) & (run.branch[rows, None] != run.branch[None])
+            hidden = run.unseen(rows)
             if softmax.window is not None:
                 hidden |= positions[rows, None] - positions[None] >= softmax.window
             attention = _mean_over_heads(query[:, rows], key, softmax, hidden)

@@ -129,7 +129,9 @@ METHODS |= {
 
 
 def test_every_shipped_profile_has_a_method_here() -> None:
-    assert set(shipped_profiles()) == set(METHODS)
+    # Those in block layout are in test_blocks.
+    causal = {n for n in shipped_profiles() if load_profile(n).layout.attend == "causal"}
+    assert causal == set(METHODS)
 
 
 @pytest.fixture(scope="module")

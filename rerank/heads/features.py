@@ -139,7 +139,7 @@ class FeatureStore:
         what: list[Any] = [
             self._revision,
             reranker.engine.placement.dtype,
-            [profile[part] for part in ("prompt", "signal", "calibration", "pooling")],
+            [profile[part] for part in ("prompt", "layout", "signal", "calibration", "pooling")],
             dataclasses.asdict(reranker.frame),
             judged.query.text,
             [(document.title, document.text) for document in judged.documents],

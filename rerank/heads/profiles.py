@@ -53,7 +53,7 @@ def origin_of(
         method=method,
         revision=model.revision if model else None,
         dtype=reranker.engine.placement.dtype,
-        prompt_sha256=reranker.profile.prompt.digest(),
+        prompt_sha256=reranker.profile.prompt_digest(),
         data=tuple(data),
         figures=dict(figures),
     )

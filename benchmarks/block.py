@@ -1,0 +1,172 @@
+"""Block layout: against two eager passes over the causal prompt, and with more documents.
+
+    python benchmarks/block.py COLLECTION --candidates NAME [--profile smollm2-135m-block]
+
+First: the first ``--queries`` queries with 20 candidates, in bfloat16, in turns: two eager passes
+of the base model with output_attentions over ICR's prompt, the engine with the profile
+``causal`` (learned, causal layout, early exit), the engine with ``--profile``. Then the same
+engine over 20, 100 and 500 documents of one query (candidates of others fill up), and the
+exponent b of time ~ documents^b between the first and the last. Nothing is reported when, in
+float32 and over the first six candidates, an eager pass with the block layout's dense mask
+differs by more than 1e-5.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attention_peers import peer
+
+from ranklens import AttentionReranker, Document, load_collection, load_profile
+from ranklens.data.models import resolve
+
+if TYPE_CHECKING:
+    import torch
+
+    from ranklens.rerank.prompt import PromptLayout
+
+DOCUMENTS = (20, 100, 500)
+
+
+def main() -> None:
+    arguments = _arguments()
+    collection = load_collection(arguments.collection)
+    candidates = collection.candidates(arguments.candidates)
+    queries = [q for q in collection.queries if len(candidates[q.id]) >= DOCUMENTS[0]]
+    every = dict.fromkeys(d.doc_id for q in queries for d in candidates[q.id][:100])
+    texts = collection.documents.get_many(set(every))
+    lists = [
+        (q.text, [texts[d.doc_id] for d in candidates[q.id][: DOCUMENTS[0]]])
+        for q in queries[: arguments.queries]
+    ]
+    off = _difference(arguments, *lists[0])
+    if off > 1e-5:
+        sys.exit(f"the block layout is {off:.1e} off the dense mask: no figures")
+    lines = [
+        f"command: python benchmarks/block.py {' '.join(sys.argv[1:])}",
+        f"machine: {os.cpu_count()} cores; {arguments.dtype}; dense mask in float32: {off:.1e} off",
+        "",
+        "contender                  tokens   seconds       min       max    times",
+    ]
+    print("\n".join(lines), flush=True)
+    lines += _turns(arguments, lists)
+    lines += ["", "documents  tokens   seconds  ms/token"]
+    block = _reranker(arguments, arguments.profile)
+    pool = [texts[doc_id] for doc_id in every]
+    seconds = []
+    for number in DOCUMENTS:
+        layout = block.layout(lists[0][0], pool[:number])
+        seconds.append(statistics.median(_seconds(block, layout) for _ in range(3)))
+        tokens = len(layout.shared)
+        lines.append(f"{number:9} {tokens:7} {seconds[-1]:9.2f} {1000 * seconds[-1] / tokens:9.3f}")
+    exponent = math.log(seconds[-1] / seconds[0]) / math.log(DOCUMENTS[-1] / DOCUMENTS[0])
+    lines.append(f"exponent from {DOCUMENTS[0]} to {DOCUMENTS[-1]} documents: {exponent:.2f}")
+    print("\n".join(lines[-len(DOCUMENTS) - 3 :]))
+    if arguments.output:
+        Path(arguments.output).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _turns(arguments: argparse.Namespace, lists: list[tuple[str, list[Document]]]) -> list[str]:
+    """Time the contenders in turns; ratios are medians of the rounds' ratios."""
+    icr = _reranker(arguments, "icr")
+    eager = peer("eager", Path(resolve(arguments.model).path), arguments.dtype)
+    rerankers = {name: _reranker(arguments, name) for name in (arguments.causal, arguments.profile)}
+    work: dict[str, list[Any]] = {"eager, two passes": [icr.layout(*x) for x in lists]}
+    work |= {name: [one.layout(*x) for x in lists] for name, one in rerankers.items()}
+    times: dict[str, list[float]] = {name: [] for name in work}
+    for turn in range(arguments.repeat + 1):
+        for name, layouts in work.items():
+            start = time.perf_counter()
+            for layout in layouts[:1] if turn == 0 else layouts:
+                eager(layout) if name not in rerankers else rerankers[name].read(layout)
+            if turn:
+                times[name].append(time.perf_counter() - start)
+    found = []
+    for name, of_name in times.items():
+        ratio = statistics.median(
+            a / b for a, b in zip(times["eager, two passes"], of_name, strict=True)
+        )
+        tokens = sum(len(layout.shared) for layout in work[name]) // len(lists)
+        found.append(
+            f"{name:25} {tokens:7} {statistics.median(of_name):9.2f} {min(of_name):9.2f} "
+            f"{max(of_name):9.2f} {ratio:8.2f}"
+        )
+        print(found[-1], flush=True)
+    return found
+
+
+def _reranker(arguments: argparse.Namespace, profile: str) -> AttentionReranker:
+    return AttentionReranker.from_pretrained(
+        arguments.model, profile=profile, device="cpu", dtype=arguments.dtype
+    )
+
+
+def _seconds(reranker: AttentionReranker, layout: PromptLayout) -> float:
+    start = time.perf_counter()
+    reranker.read(layout)
+    return time.perf_counter() - start
+
+
+def _difference(arguments: argparse.Namespace, query: str, documents: list[Document]) -> float:
+    """Return the largest difference of the block signal from a dense mask's, in float32."""
+    import torch
+    from transformers import AutoModel
+
+    profile = load_profile(arguments.profile)
+    ours = AttentionReranker.from_pretrained(
+        arguments.model, profile=profile, device="cpu", dtype="float32"
+    )
+    layout = ours.layout(query, documents[:6])
+    signal = ours.read(layout)
+    model = AutoModel.from_pretrained(
+        resolve(arguments.model).path, attn_implementation="eager", dtype=torch.float32
+    ).eval()
+    worst = 0.0
+    for number, tail in enumerate(layout.tails):
+        ids = [*layout.shared, *tail.ids]
+        positions = [*(layout.positions or range(len(layout.shared)))]
+        start = layout.tail_start or len(positions)
+        positions += range(start, start + len(tail.ids))
+        hidden = torch.ones(len(ids), len(ids)).triu(1) > 0
+        for first, end in layout.blocks:
+            hidden[first:end, layout.blocks[0][0] : first] = True
+        mask = torch.zeros(1, 1, *hidden.shape).masked_fill(hidden, torch.finfo(torch.float32).min)
+        with torch.inference_mode():
+            attentions = model(
+                torch.tensor([ids]), attention_mask=mask, output_attentions=True,
+                position_ids=torch.tensor([positions]),
+            ).attentions  # fmt: skip
+        rows = slice(*(len(layout.shared) + row for row in tail.rows))
+        by_layer: list[torch.Tensor] = [
+            a[0, :, rows, : len(layout.shared)].mean(1) for a in attentions
+        ]
+        for (layer, head), mass in zip(signal.plan.heads, signal.mass[:, number], strict=True):
+            worst = max(worst, float((by_layer[layer][head] - mass).abs().max()))
+    return worst
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("collection")
+    parser.add_argument("--candidates", required=True)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--profile", default="smollm2-135m-block")
+    parser.add_argument("--causal", default="smollm2-135m-learned")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--queries", type=int, default=3)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--output")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
