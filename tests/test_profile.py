@@ -11,6 +11,7 @@ from ranklens.data.errors import InvalidInputError, MissingResourceError
 from ranklens.rerank.frames import Frame
 from ranklens.rerank.profile import (
     CalibrationChoice,
+    LayoutChoice,
     OrderChoice,
     Origin,
     PoolingChoice,
@@ -67,7 +68,7 @@ def test_icr_is_the_paper_s() -> None:
         (icr(prompt__document_words="many"), "prompt.document_words must be int"),
         (icr(prompt__document_words=True), "prompt.document_words must be int"),
         (icr(prompt__document_words=0), "document_words must be at least 1: 0"),
-        (icr(prompt__marker="[i]"), "must hold {number} once"),
+        (icr(prompt__marker="[{number}] {number}"), "holds {number} twice"),
         (icr(prompt__instruction=" "), "must not be empty"),
         (icr(calibration__nulls=[""]), "calibration.nulls must not hold an empty query"),
         (icr(prompt="none"), "prompt must be a JSON object"),
@@ -102,7 +103,8 @@ def test_icr_is_the_paper_s() -> None:
         (icr(prompt__order__seed=1.5), "prompt.order.seed must be int, got 1.5"),
         (icr(prompt__document_tokens=0), "prompt.document_tokens must be at least 1: 0"),
         (icr(prompt__span="all"), "prompt.span is 'all'; it must be 'marker-and-text' or"),
-        (icr(prompt__marker="{number}{number}"), "must hold {number} once"),
+        (icr(layout={"attend": "all"}), "layout.attend is 'all'; it must be 'causal' or 'block'"),
+        (icr(layout={"positions": "shared"}), "'shared' needs layout.attend 'block'"),
         (icr(prompt__frame={"name": "x", "prefix": ""}), "missing field 'prompt.frame.suffix'"),
         (icr(prompt__frame="chatml"), "prompt.frame must be a JSON object, got 'chatml'"),
         # Calibration.
@@ -230,6 +232,7 @@ def everything_set() -> Profile:
             document_tokens=9,
             frame=Frame("f", prefix="<a>", suffix="<b>", separator=" \n"),
         ),
+        layout=LayoutChoice("block", "shared", tail_position=4000),
         signal=SignalChoice(
             rows="last",
             heads={"10-2": 0.1, "3-1": -2.5, "3-0": 1e-12},
@@ -295,6 +298,7 @@ def test_the_round_trip_covers_every_field() -> None:
         profile.prompt,
         profile.prompt.order,
         profile.prompt.frame,
+        profile.layout,
         profile.signal,
         profile.calibration,
         profile.pooling,
