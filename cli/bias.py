@@ -19,9 +19,7 @@ _RATIO = 0.5
 
 def bias(
     collection: options.CollectionArgument,
-    candidates: Annotated[
-        str | None, typer.Option(help="A run file or the collection's name for one; else BM25.")
-    ] = None,
+    candidates: options.FirstStageOption = None,
     queries: Annotated[int, typer.Option(min=1, help="Use the first so many queries.")] = 20,
     depth: options.DepthOption = 20,
     permutations: Annotated[int, typer.Option(min=2, help="Shuffles per query.")] = 4,

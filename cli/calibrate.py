@@ -17,9 +17,7 @@ _FOLDS = 5
 def calibrate(
     collection: options.CollectionArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="The profile to write (JSON).")],
-    candidates: Annotated[
-        str | None, typer.Option(help="A run file or the collection's name for one; else BM25.")
-    ] = None,
+    candidates: options.FirstStageOption = None,
     model: Annotated[
         str, typer.Option(help="A name of `ranklens models list`, a folder, or a hub id.")
     ] = DEFAULT_MODEL,

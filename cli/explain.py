@@ -27,9 +27,7 @@ def explain(
         str | None, typer.Option(help="Take query and documents from a collection instead.")
     ] = None,
     query_id: Annotated[str | None, typer.Option(help="The query, with --collection.")] = None,
-    candidates: Annotated[
-        str | None, typer.Option(help="A run file or the collection's name for one; else BM25.")
-    ] = None,
+    candidates: options.FirstStageOption = None,
     depth: options.DepthOption = 20,
     show: Annotated[int, typer.Option(min=1, help="Explain the best documents only.")] = 3,
     spans: Annotated[int, typer.Option(min=1, help="Top spans to erase.")] = 3,

@@ -34,9 +34,6 @@ ModelOption = Annotated[
 ]
 ProfileFile = Annotated[Path, typer.Option("--output", "-o", help="The profile to write (JSON).")]
 BaseOption = Annotated[str, typer.Option(help="The profile whose prompt and rows are used.")]
-CandidatesOption = Annotated[
-    str | None, typer.Option(help="A run file or the collection's name for one; else BM25.")
-]
 CacheOption = Annotated[
     Path | None, typer.Option(help="Keep what was read here, to go on after an interruption.")
 ]
@@ -58,7 +55,7 @@ def detect(
     temperature: Annotated[float, typer.Option(help="CoRe's t.")] = 0.1,
     level: Annotated[int, typer.Option(min=1, help="Grade from which documents count.")] = 1,
     base: BaseOption = "icr",
-    candidates: CandidatesOption = None,
+    candidates: options.FirstStageOption = None,
     depth: options.DepthOption = 20,
     limit: options.LimitOption = None,
     cache: CacheOption = None,
@@ -126,7 +123,7 @@ def learn(
     output: ProfileFile,
     model: ModelOption = DEFAULT_MODEL,
     base: BaseOption = "icr",
-    candidates: CandidatesOption = None,
+    candidates: options.FirstStageOption = None,
     depth: options.DepthOption = 20,
     limit: options.LimitOption = None,
     windows: Annotated[

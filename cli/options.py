@@ -23,6 +23,10 @@ COLLECTION_HELP = (
 
 CollectionArgument = Annotated[str, typer.Argument(metavar="COLLECTION", help=COLLECTION_HELP)]
 RetrieverOption = Annotated[str, typer.Option(help=f"First stage: {', '.join(RETRIEVERS)}.")]
+FirstStageOption = Annotated[
+    str | None,
+    typer.Option("--candidates", help="A run file or the collection's name for one; else BM25."),
+]
 RerankerOption = Annotated[
     str,
     typer.Option(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from ranklens.rerank.pieces import PieceTokenizer
 from ranklens.rerank.profile import Profile
 from ranklens.rerank.profile_file import default_profile, load_profile
 from ranklens.rerank.prompt import PromptBuilder, PromptLayout, orders
+from ranklens.rerank.scales import shares
 from ranklens.rerank.scores import document_scores
 
 _log = logging.getLogger(__name__)
@@ -225,7 +225,7 @@ class AttentionReranker:
             if self.passages is not None:
                 scores = combine(scores, parts, self.passages.combine)
             if put_together and temperature is not None:
-                scores = _softmax(scores, temperature)
+                scores = shares(scores, temperature)
             rankings.append(Ranking.from_scores(prepared.records, scores, cut))
         return rankings
 
@@ -248,10 +248,3 @@ def _tokens_cut(prepared: Prepared) -> list[int]:
         for place, tokens in zip(prompt, layout.tokens_cut, strict=True):
             cut[place] = max(cut[place], tokens)
     return [int(total) for total in combine(cut, prepared.parts, "sum")]
-
-
-def _softmax(scores: Sequence[float], temperature: float) -> list[float]:
-    highest = max(scores)
-    shares = [math.exp((score - highest) / temperature) for score in scores]
-    total = math.fsum(shares)
-    return [share / total for share in shares]

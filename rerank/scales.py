@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
+from collections.abc import Sequence
 from typing import Literal
 
 from ranklens.data.errors import InvalidInputError, UsageError
@@ -40,9 +41,13 @@ def softmax(ranking: Ranking, temperature: float | None = None) -> list[float]:
     scores = [ranked.score for ranked in ranking]
     if not scores:
         return []
-    unit = temperature if temperature is not None else statistics.pstdev(scores) or 1.0
+    return shares(scores, temperature or statistics.pstdev(scores) or 1.0)
+
+
+def shares(scores: Sequence[float], temperature: float) -> list[float]:
+    """Return exp(s / temperature) over the sum of these, for at least one score."""
     highest = max(scores)
-    weights = [math.exp((score - highest) / unit) for score in scores]
+    weights = [math.exp((score - highest) / temperature) for score in scores]
     total = math.fsum(weights)
     return [weight / total for weight in weights]
 

@@ -369,10 +369,7 @@ def test_shipped_profiles_can_be_explained(tiny_model: MakeModel, name: str) -> 
 
 @pytest.mark.model
 def test_smollm2_points_at_what_answers_the_query() -> None:
-    try:
-        reranker = AttentionReranker.from_pretrained("smollm2-135m", download=False)
-    except RanklensError as error:
-        pytest.skip(f"smollm2-135m is not in the store: {error}")
+    reranker = AttentionReranker.from_pretrained("smollm2-135m")
     filler = "The weather was mild and the trains ran on time during most of that week. "
     given = documents(
         filler + "The owl eats dried apricots every night. " + filler,
