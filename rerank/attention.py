@@ -15,7 +15,7 @@ the tail rows of as many heads at a time as fit in a fixed room.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -24,6 +24,7 @@ from ranklens.rerank.blocks import block_attention, buckets
 from ranklens.rerank.body import Softmax, causal_attention
 from ranklens.rerank.plan import SignalPlan
 from ranklens.rerank.prompt import PromptLayout
+from ranklens.rerank.rotation import moved
 
 IMPLEMENTATION = "ranklens"
 """The name under which the function is registered with ``transformers.AttentionInterface``."""
@@ -35,6 +36,18 @@ _ROOM = 2**24
 """Logits of tail rows held at a time, in elements (64 MiB in fp32)."""
 
 
+class Held(Protocol):
+    """Keys and values of the shared tokens from an earlier pass."""
+
+    def keys(self, layer: int) -> torch.Tensor:
+        """Return [key heads, shared, D], rotated to the tokens' positions."""
+        ...
+
+    def values(self, layer: int) -> torch.Tensor:
+        """Return [key heads, shared, D]; not asked for in the plan's last layer."""
+        ...
+
+
 class AttentionRun:
     """What one forward pass needs to know, and what it collects.
 
@@ -44,6 +57,11 @@ class AttentionRun:
     and token with a key that is not finite. Where the plan reads by rollout ``kept`` holds each
     layer's queries [heads, P, D], keys [key heads, P, D] and softmax instead. After the plan's
     last layer ReadingDone ends the pass.
+
+    With ``held`` the shared tokens take no part in the pass but through their keys and values.
+    A layout whose tails see documents at other places takes the ``frequencies`` of the model.
+    A layout without tails has nothing to read: ``computed`` then maps a layer to the keys and
+    values [key heads, shared, D] of the shared tokens (of the last layer, keys alone).
     """
 
     def __init__(
@@ -52,10 +70,14 @@ class AttentionRun:
         plan: SignalPlan,
         device: torch.device,
         *,
+        held: Held | None = None,
+        frequencies: torch.Tensor | None = None,
         trace: bool = False,
     ) -> None:
         tails = layout.tails
         self.shared = shared = len(layout.shared)
+        self.held = held
+        self.computed: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self.plan = plan
         self.trace = trace
         self.fault: tuple[int, int] | None = None
@@ -63,7 +85,7 @@ class AttentionRun:
         self.mass: dict[int, torch.Tensor] = {}
         self.kept: dict[int, tuple[torch.Tensor, torch.Tensor, Softmax]] = {}
         lengths = [len(tail.ids) for tail in tails]
-        rows = sum(lengths)
+        self.tail_rows = rows = sum(lengths)
         self.longest = layout.length
         first = shared if layout.tail_start is None else layout.tail_start
         before = torch.arange(shared)
@@ -71,8 +93,16 @@ class AttentionRun:
             before = torch.tensor(layout.positions)
         positions = torch.cat([before, *(torch.arange(first, first + n) for n in lengths)])
         self.position_ids = positions.to(device)[None]
+        self.places = positions = self.position_ids[0]
+        self.turn: tuple[torch.Tensor, torch.Tensor] | None = None
+        if layout.places is not None:
+            assert frequencies is not None
+            self.places = positions.clone()
+            self.places[:shared] = torch.tensor(layout.places)
+            self.turn = ((self.places - positions)[:shared], frequencies)
         self.prefix = layout.blocks[0][0] if layout.blocks else shared
-        self.buckets = buckets(layout.blocks, device) if layout.blocks else []
+        computed = layout.blocks if held is None else ()
+        self.buckets = buckets(computed, device) if computed else []
         # 0 for tokens that all later ones see, then one number for each block and tail.
         own = torch.zeros(shared, dtype=torch.long)
         for number, (start, end) in enumerate(layout.blocks, start=1):
@@ -107,8 +137,7 @@ class AttentionRun:
 
     def hidden_by(self, window: int) -> torch.Tensor:
         """Return which keys lie beyond a sliding window of each tail row, bool [rows, P]."""
-        positions = self.position_ids[0]
-        return positions[self.shared :, None] - positions[None] >= window
+        return self.places[self.shared :, None] - self.places[None] >= window
 
     def record(self, layer: int, heads: slice, logits: torch.Tensor, weights: torch.Tensor) -> None:
         """Add what ``heads`` of a layer pay to the shared tokens.
@@ -193,7 +222,7 @@ def branch_attention(
         raise InvalidInputError(f"{name} is not causal: an attention reranker needs a decoder")
     if attention_mask is not None:
         raise InvalidInputError(f"{name} makes a mask of its own, which this engine does not apply")
-    layer, shared = module.layer_idx, run.shared
+    layer = module.layer_idx
     _check(name, layer, options, run)
     run.layers_seen.add(layer)
     if run.trace and run.fault is None:
@@ -205,16 +234,42 @@ def branch_attention(
     softmax = Softmax(scale, window, softcap, s_aux)
     if run.plan.values == "rollout" and layer in run.plan.weights:
         run.kept[layer] = (query[0], key[0], softmax)
-    tails = _tail_rows(run, layer, query[0, :, shared:], key[0], value[0], softmax)
+    if not run.tail_rows:
+        run.computed[layer] = (key[0], value[0])
+        if layer == run.plan.last_layer:
+            raise ReadingDone
+        return _shared_rows(run, query, key, value, softmax), None
+    keys, values = key[0], value[0]
+    if run.held is not None:
+        keys = torch.cat([run.held.keys(layer), keys], dim=1)
+        if layer != run.plan.last_layer:
+            values = torch.cat([run.held.values(layer), values], dim=1)
+    if run.turn is not None:
+        keys = torch.cat([moved(keys[:, : run.shared], *run.turn), keys[:, run.shared :]], dim=1)
+    behind = slice(query.shape[2] - run.tail_rows, None)
+    tails = _tail_rows(run, layer, query[0, :, behind], keys, values, softmax)
+    if run.held is not None:
+        return tails.transpose(0, 1)[None], None
     output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
-    if run.buckets:
-        output[:, :shared] = block_attention(
-            query, key, value, run.prefix, run.buckets, shared, softmax, run.position_ids[0]
-        )
-    else:
-        output[:, :shared] = causal_attention(query, key, value, shared, softmax)
-    output[0, shared:] = tails.transpose(0, 1)
+    output[:, : run.shared] = _shared_rows(run, query, key, value, softmax)
+    output[0, behind] = tails.transpose(0, 1)
     return output, None
+
+
+def _shared_rows(
+    run: AttentionRun,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    softmax: Softmax,
+) -> torch.Tensor:
+    """Return the output [1, shared, heads, D] of the shared tokens among themselves."""
+    if not run.buckets:
+        return causal_attention(query, key, value, run.shared, softmax)
+    positions = run.position_ids[0]
+    return block_attention(
+        query, key, value, run.prefix, run.buckets, run.shared, softmax, positions
+    )
 
 
 def _check(name: str, layer: int, options: dict[str, Any], run: AttentionRun) -> None:

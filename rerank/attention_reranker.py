@@ -8,12 +8,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ranklens.data.errors import InvalidInputError
 from ranklens.data.models import ResolvedModel, resolve
 from ranklens.data.records import Document, Query
-from ranklens.rerank.backoff import read_in_pieces
+from ranklens.rerank.backoff import Reading, read_in_pieces
 from ranklens.rerank.base import Ranking, checked_request
 from ranklens.rerank.engine import AttentionEngine, TokenSignal
 from ranklens.rerank.frames import frame_of
@@ -27,6 +27,9 @@ from ranklens.rerank.profile_file import default_profile, load_profile
 from ranklens.rerank.prompt import PromptBuilder, PromptLayout, orders
 from ranklens.rerank.scales import shares
 from ranklens.rerank.scores import document_scores
+
+if TYPE_CHECKING:
+    from ranklens.rerank.kv.cache import DocumentCache
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +59,8 @@ class AttentionReranker:
     """Ranks documents by the attention that a decoder pays to them while it reads the query.
 
     ``long_lists`` says what happens to a list that one prompt cannot hold, see ``LongLists``;
-    ``passages`` splits long documents instead of shortening them, see ``Passages``.
+    ``passages`` splits long documents instead of shortening them, see ``Passages``. With
+    ``documents`` they are computed once, see ``DocumentCache``; the profile must be in blocks.
 
     >>> reranker = AttentionReranker.from_pretrained("smollm2-135m")
     >>> reranker.rank("capital of France", ["Berlin is in Germany.", "Paris is in France."]).ids
@@ -71,6 +75,7 @@ class AttentionReranker:
         *,
         long_lists: Literal["refuse", "anchors"] | LongLists = "refuse",
         passages: Passages | None = None,
+        documents: DocumentCache | None = None,
     ) -> None:
         self.engine = engine
         self.profile = profile
@@ -82,6 +87,11 @@ class AttentionReranker:
         self._pieces = PieceTokenizer(engine.tokenizer)
         whole = profile if passages is None else unlimited(profile)
         self._prompts = PromptBuilder(self._pieces, self.frame, whole)
+        self._reading: Reading = engine
+        if documents is not None:
+            from ranklens.rerank.kv.reading import CachedReading
+
+            self._reading = CachedReading(engine, documents, profile, model)
 
     @classmethod
     def from_pretrained(
@@ -95,6 +105,7 @@ class AttentionReranker:
         download: bool = True,
         long_lists: Literal["refuse", "anchors"] | LongLists = "refuse",
         passages: Passages | None = None,
+        documents: DocumentCache | None = None,
     ) -> AttentionReranker:
         """Load a model by registry name, hub id or local folder.
 
@@ -112,7 +123,14 @@ class AttentionReranker:
         )
         for doubt in doubts(chosen, resolved):
             _log.warning("%s", doubt)
-        return cls(engine, chosen, resolved, long_lists=long_lists, passages=passages)
+        return cls(
+            engine,
+            chosen,
+            resolved,
+            long_lists=long_lists,
+            passages=passages,
+            documents=documents,
+        )
 
     def rank(self, query: str | Query, documents: Sequence[str | Document]) -> Ranking:
         """Return every document once, best first; see ``Reranker.rank``.
@@ -168,7 +186,20 @@ class AttentionReranker:
 
     def read(self, layout: PromptLayout) -> TokenSignal:
         """Return the attention per token for a layout."""
-        return read_in_pieces(self.engine, layout, self.plan)
+        return read_in_pieces(self._reading, layout, self.plan)
+
+    def keep(self, documents: Sequence[str | Document]) -> None:
+        """Compute documents ahead of any query, and keep them in the cache of documents.
+
+        Raises InvalidInputError without one, and as ``rank``.
+        """
+        from ranklens.rerank.kv.reading import CachedReading
+
+        if not isinstance(self._reading, CachedReading):
+            raise InvalidInputError("there is nothing to keep documents in: give documents=…")
+        # Any query will do: none of it is in what is kept.
+        for layouts in self._prepare(["x"], documents).layouts:
+            self._reading.keep(layouts[0], self.plan)
 
     def _prepare(
         self, queries: Sequence[str | Query], documents: Sequence[str | Document]

@@ -24,13 +24,12 @@ _MOST = 8192
 class Bucket:
     """Blocks of like length: ``tokens`` [blocks, prefix + longest], padded with the last token.
 
-    ``rows``, ``columns`` [tokens of all blocks]: where in the bucket the blocks' tokens stand,
+    ``inside`` [tokens of all blocks]: where in the flattened bucket the blocks' tokens stand,
     and ``places`` [tokens of all blocks] where in the prompt.
     """
 
     tokens: torch.Tensor
-    rows: torch.Tensor
-    columns: torch.Tensor
+    inside: torch.Tensor
     places: torch.Tensor
 
 
@@ -56,9 +55,9 @@ def _bucket(
     column = torch.arange(length)[None].expand(len(blocks), -1)
     place = torch.minimum(starts + column - prefix, ends - 1)
     tokens = torch.where(column < prefix, column, place)
-    rows, columns = ((column >= prefix) & (starts + column - prefix < ends)).nonzero(as_tuple=True)
-    places = tokens[rows, columns]
-    return Bucket(*(x.to(device) for x in (tokens, rows, columns, places)))
+    own = (column >= prefix) & (starts + column - prefix < ends)
+    inside = own.flatten().nonzero()[:, 0]
+    return Bucket(*(x.to(device) for x in (tokens, inside, tokens.flatten()[inside])))
 
 
 def block_attention(
@@ -79,8 +78,18 @@ def block_attention(
     output = query.new_empty(1, length, query.shape[1], value.shape[-1])
     output[:, :prefix] = causal_attention(query, key, value, prefix, softmax)
     for bucket in found:
-        q, k, v = (x[0][:, bucket.tokens].transpose(0, 1) for x in (query, key, value))
+        q, k, v = (_gathered(x[0], bucket.tokens) for x in (query, key, value))
         counted = None if softmax.window is None else positions[bucket.tokens]
-        attended = causal_attention(q, k, v, q.shape[2], softmax, counted)
-        output[0, bucket.places] = attended[bucket.rows, bucket.columns]
+        attended = causal_attention(q, k, v, q.shape[2], softmax, counted).flatten(0, 1)
+        output[0].index_copy_(0, bucket.places, attended.index_select(0, bucket.inside))
     return output
+
+
+def _gathered(states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Return the ``tokens`` [blocks, length] of states [heads, P, D] as [blocks, heads, length, D].
+
+    A model's states lie token by token in memory, so whole tokens are copied, not heads of them.
+    """
+    heads, _, size = states.shape
+    rows = states.transpose(0, 1).index_select(0, tokens.flatten())
+    return rows.view(*tokens.shape, heads, size).transpose(1, 2)

@@ -58,9 +58,14 @@ def causal_attention(
     reaches = length if positions is None else 1 + int((positions[:, -1] - positions[:, 0]).max())
     if plain and (softmax.window is None or reaches <= softmax.window):
         # Tokens behind ``length`` change nothing before them, and the CPU's kernel in bf16 is up
-        # to a fifth slower with a number of keys that is not even.
-        taken = min(-(-length // _ALIGNMENT) * _ALIGNMENT, query.shape[2])
+        # to a fifth slower with a number of keys that is not even. Whether there are any must not
+        # change how many rows it takes at a time.
+        taken = -(-length // _ALIGNMENT) * _ALIGNMENT
         query, key, value = (x[:, :, :taken] for x in (query, key, value))
+        if query.shape[2] < taken:
+            query, key, value = (
+                F.pad(x, (0, 0, 0, taken - x.shape[2])) for x in (query, key, value)
+            )
         if query.is_cuda and heads != key.shape[1]:
             # CUDA's memory-efficient kernel takes no groups, and what would stand in for it in
             # fp32 stores heads × P × P.

@@ -19,7 +19,13 @@ from ranklens.rerank.prompt import PromptLayout, Tail
 if TYPE_CHECKING:
     import torch
 
-    from ranklens.rerank.attention import AttentionRun
+    from ranklens.rerank.attention import AttentionRun, Held
+
+
+_FAR = 100
+_CLOSE = 0.03
+"""How far a key is moved to see whether it can be, and how far off, relatively, it may be then:
+bfloat16 rounds by 0.4%, another order of channels is off by more than half."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,7 @@ class AttentionEngine:
         self.tokenizer = tokenizer
         self.placement = placement
         self._lock = threading.Lock()
+        self._frequencies: torch.Tensor | None = None
         self.config = config = model.config.get_text_config()
         if getattr(model.config, "is_encoder_decoder", False):
             raise InvalidInputError(
@@ -134,36 +141,70 @@ class AttentionEngine:
         """Settle a profile's signal for this model; see ``plan_signal``."""
         return plan_signal(choice, self.config)
 
-    def read(self, layout: PromptLayout, plan: SignalPlan) -> TokenSignal:
+    def read(
+        self,
+        layout: PromptLayout,
+        plan: SignalPlan,
+        *,
+        held: Held | None = None,
+        steady: bool = False,
+    ) -> TokenSignal:
         """Run the layout once, up to the plan's last layer, and return what its tails attend to.
 
-        Where rotations depend on the prompt's length (Phi-3's longrope) all tails have those of
-        the longest, so that a query and a shorter content-free one stay comparable.
+        With ``held`` the shared tokens are not computed again; the result is, to the last bit,
+        that of a ``steady`` pass without, see ``reading_projections``. Where rotations depend
+        on the prompt's length (Phi-3's longrope) all tails have those of the longest, so that a
+        query and a shorter content-free one stay comparable.
 
         Raises InvalidInputError when the prompt exceeds the context, NumericalError naming the
         layer and the document for NaN or Inf.
         """
         import torch
 
-        if layout.length > self.context:
-            raise InvalidInputError(
-                f"the prompt of {layout.length} tokens exceeds the context of {self.context}"
-            )
+        self.check(layout)
         # Equal tails (a query that is the null query) are one branch: their difference is 0,
         # not the noise of computing it twice.
         names = [(tuple(tail.ids), tail.rows) for tail in layout.tails]
         branches = dict(zip(names, layout.tails, strict=True))
         once = dataclasses.replace(layout, tails=tuple(branches.values()))
-        run = self._forward(once, plan)
+        run = self._forward(once, plan, held=held, steady=steady)
         layers = [run.mass[layer] for layer in sorted(run.mass)]
         mass = (torch.cat(layers) if plan.per_head else torch.stack(layers)).cpu()
         if not bool(mass.isfinite().all()):
-            raise NumericalError(self._fault(once, plan))
+            raise NumericalError(self._fault(once, plan, held))
         places = {name: place for place, name in enumerate(branches)}
         return TokenSignal(mass[:, [places[name] for name in names]], plan)
 
+    def check(self, layout: PromptLayout) -> None:
+        """Raise InvalidInputError for a prompt beyond the context."""
+        if layout.length > self.context:
+            raise InvalidInputError(
+                f"the prompt of {layout.length} tokens exceeds the context of {self.context}"
+            )
+
+    def compute(
+        self, layout: PromptLayout, plan: SignalPlan
+    ) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+        """Return the keys and values [key heads, shared, D] of every layer that reading takes.
+
+        For a layout in blocks, whose tails are left out; in a steady pass. Of the plan's last
+        layer the values are zeros. Raises as ``read``.
+        """
+        import torch
+
+        run = self._forward(dataclasses.replace(layout, tails=()), plan, steady=True)
+        if not all(bool(torch.isfinite(keys).all()) for keys, _ in run.computed.values()):
+            raise NumericalError(self._fault(layout, plan))
+        return run.computed
+
     def _forward(
-        self, layout: PromptLayout, plan: SignalPlan, *, trace: bool = False
+        self,
+        layout: PromptLayout,
+        plan: SignalPlan,
+        *,
+        held: Held | None = None,
+        steady: bool = False,
+        trace: bool = False,
     ) -> AttentionRun:
         import torch
 
@@ -171,17 +212,22 @@ class AttentionEngine:
         from ranklens.rerank.projections import reading_projections
         from ranklens.rerank.rollout import roll_out
 
-        ids = torch.tensor([[*layout.shared, *(i for tail in layout.tails for i in tail.ids)]])
+        ids = [] if held is not None else layout.shared
+        ids = [*ids, *(i for tail in layout.tails for i in tail.ids)]
+        frequencies = None if layout.places is None else self.frequencies()
         with self._lock, torch.inference_mode():
             device = self.model.device
-            run = AttentionRun(layout, plan, device, trace=trace)
-            with (
-                contextlib.suppress(ReadingDone),
-                reading_projections(self.model, plan.last_layer, len(layout.shared)),
-            ):
+            run = AttentionRun(
+                layout, plan, device, held=held, frequencies=frequencies, trace=trace
+            )
+            shared = len(ids) - run.tail_rows
+            projections = reading_projections(
+                self.model, plan.last_layer, shared, run.tail_rows, steady=steady
+            )
+            with contextlib.suppress(ReadingDone), projections:
                 self.model(
-                    input_ids=ids.to(device),
-                    position_ids=run.position_ids,
+                    input_ids=torch.tensor([ids], device=device),
+                    position_ids=run.position_ids[:, -len(ids) :],
                     use_cache=False,
                     attention_run=run,
                 )
@@ -189,9 +235,33 @@ class AttentionEngine:
                 run.mass[plan.last_layer] = roll_out(run)
             return run
 
-    def _fault(self, layout: PromptLayout, plan: SignalPlan) -> str:
+    def frequencies(self) -> torch.Tensor:
+        """Return the rotation per position of each pair of a key's channels; see ``rotation``.
+
+        Raises InvalidInputError for a model whose keys cannot be moved by them.
+        """
+        if self._frequencies is None:
+            from ranklens.rerank.rotation import frequencies, moved
+
+            found = frequencies(self.model)
+            # In the first layer a key is its token's, turned by its position alone.
+            first = plan_signal(SignalChoice(rows="last", heads={"0-0": 1.0}), self.config)
+            near, far = (
+                self.compute(PromptLayout([0, 1], (), 0, (), (), ((1, 2),), at), first)[0][0][:, 1:]
+                for at in ((0, 1), (0, 1 + _FAR))
+            )
+            error = (moved(near, near.new_tensor([_FAR]), found) - far).float().abs().max()
+            if error > _CLOSE * far.float().abs().max():
+                raise InvalidInputError(
+                    f"a {self.config.model_type!r} model rotates its keys otherwise than Llama "
+                    "does, so they cannot be moved to other positions: use positions 'shared'"
+                )
+            self._frequencies = found
+        return self._frequencies
+
+    def _fault(self, layout: PromptLayout, plan: SignalPlan, held: Held | None = None) -> str:
         """Say where NaN or Inf began, by a second pass that looks for it."""
-        run = self._forward(layout, plan, trace=True)
+        run = self._forward(layout, plan, held=held, trace=True)
         fault = run.fault
         if fault is None:
             layer = next(n for n, mass in sorted(run.mass.items()) if not mass.isfinite().all())

@@ -95,7 +95,7 @@ def prompts_needed(whole: PromptLayout, choice: LongLists, context: int) -> int:
     room = context - head - tail
     allowed = choice.most is None or number <= choice.most
     # At shared positions documents stand side by side: one that is too long is cut, no more.
-    side_by_side = whole.positions is not None
+    side_by_side = whole.positions is not None and whole.places is None
     if allowed and (side_by_side or whole.length <= context or sum(costs) <= room):
         return 1
     fewest = max(2, sum(costs) // room) if room > 0 else number

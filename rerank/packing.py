@@ -32,6 +32,7 @@ class Packed:
     spans: tuple[Range, ...]
     blocks: tuple[Range, ...] = ()
     positions: tuple[int, ...] | None = None
+    places: tuple[int, ...] | None = None
     tail_start: int | None = None
 
 
@@ -60,9 +61,12 @@ def pack(opening: Sequence[int], pieces: Sequence[Piece], choice: LayoutChoice) 
         return Packed(ids, tuple(spans))
     # A block without tokens has nothing to compute.
     whole = tuple((start, end) for start, end in blocks if end > start)
-    if not shared_positions:
+    if choice.positions == "sequential":
         return Packed(ids, tuple(spans), whole)
+    if choice.positions == "moved":
+        places = tuple(range(len(ids)))
+        return Packed(ids, tuple(spans), whole, tuple(positions), places, len(ids))
     tail_start = max(positions, default=-1) + 1
     if choice.tail_position is not None:
         tail_start = choice.tail_position
-    return Packed(ids, tuple(spans), whole, tuple(positions), tail_start)
+    return Packed(ids, tuple(spans), whole, tuple(positions), None, tail_start)

@@ -59,16 +59,20 @@ class LayoutChoice:
     ``positions``: ``sequential``; or, in blocks, ``shared``: every document begins where the
     prefix ends, so that order has no part in a score, and the context limits the longest
     document instead of the list. Tails then begin where the longest document ends, or at
-    ``tail_position`` (BlockRank: 16384).
+    ``tail_position`` (BlockRank: 16384). Or ``moved``: documents are computed as if shared, and
+    tails see their keys turned to sequential places (Block-Attention's re-rotation,
+    arXiv 2409.15355).
     """
 
     attend: Literal["causal", "block"] = "causal"
-    positions: Literal["sequential", "shared"] = "sequential"
+    positions: Literal["sequential", "shared", "moved"] = "sequential"
     tail_position: int | None = None
 
     def __post_init__(self) -> None:
-        if self.positions == "shared" and self.attend != "block":
-            raise InvalidInputError("layout.positions 'shared' needs layout.attend 'block'")
+        if self.positions != "sequential" and self.attend != "block":
+            raise InvalidInputError(
+                f"layout.positions {self.positions!r} needs layout.attend 'block'"
+            )
         if self.tail_position is not None and self.positions != "shared":
             raise InvalidInputError("layout.tail_position needs layout.positions 'shared'")
         _at_least("layout.tail_position", self.tail_position, 1)
@@ -275,6 +279,11 @@ class Profile:
     layout: LayoutChoice = LayoutChoice()
 
     def __post_init__(self) -> None:
+        if self.layout.positions == "moved" and self.signal.values == "rollout":
+            raise InvalidInputError(
+                "signal.values 'rollout' follows documents where they were computed; with it "
+                "layout.positions cannot be 'moved'"
+            )
         if self.calibration.compare != "log-ratio":
             return
         if self.signal.values == "logits":

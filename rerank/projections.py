@@ -1,60 +1,110 @@
-"""Projections that compute what reading takes, and round alike wherever reading stops.
+"""Projections that compute what reading takes, and round alike wherever and with whom.
 
-The tail's rows get a query projection of their own in every layer. In the last layer that is
-read no other queries are needed; and because a product of another height may round otherwise,
-taking them out of the product of all rows elsewhere would make a layer's attention depend, in
-its last bit, on whether the pass ends there.
+How a matrix product rounds depends on its number of rows. So that a layer's attention does not
+depend, in its last bit, on whether the pass ends there, the tail's rows get a query projection of
+their own in every layer: in the last one that is read no other queries are needed. And so that a
+document kept from one pass is, in its last bit, what another pass would compute among other
+documents, a pass can be ``steady``: every product over blocks then has the same number of rows,
+and the tails' rows have products of their own throughout. Filled-up products cost time (a CPU
+also arranges a weight anew for each), so only passes with a document cache are.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+_ROWS = {"cpu": 256, "cuda": 2048}
+"""Rows of a steady product: more would be filled up for a single document, fewer are slow."""
+
 
 @contextlib.contextmanager
-def reading_projections(model: Any, last_layer: int, shared: int) -> Iterator[None]:
+def reading_projections(
+    model: Any, last_layer: int, shared: int, tails: int, *, steady: bool = False
+) -> Iterator[None]:
     """Within the context project tail rows apart, and in ``last_layer`` neither others nor values.
 
-    Reading a layer takes the keys of all tokens and the queries behind the first ``shared``; in
-    the last one what comes after the attention is never reached. Layers whose projections are
-    fused into one (Phi-3) are left as they are.
+    The pass has ``shared`` rows and ``tails`` behind them. Reading a layer takes the keys of all
+    and the queries of the tails; in the last one what comes after the attention is never reached.
+    Layers whose projections are fused into one (Phi-3) compute all of them. Experts that group
+    their tokens themselves (GPT-OSS) round with their neighbours even in a ``steady`` pass.
     """
+    rows = _ROWS.get(model.device.type, _ROWS["cuda"]) if steady else None
+    split = _Split(shared, tails, rows)
     with contextlib.ExitStack() as restore:
-        for attention in list(model.modules()):
-            layer = getattr(attention, "layer_idx", None)
-            if layer is None or layer > last_layer:
-                continue
-            if not (hasattr(attention, "q_proj") and hasattr(attention, "v_proj")):
-                continue
-            replaced: dict[str, nn.Module] = {
-                "q_proj": _TailApart(attention.q_proj, shared, alone=layer == last_layer)
-            }
-            if layer == last_layer:
-                replaced["v_proj"] = _Nothing(attention.v_proj)
-            for name, instead in replaced.items():
-                restore.callback(setattr, attention, name, getattr(attention, name))
-                setattr(attention, name, instead)
+        for parent, name, instead in list(_replacements(model, last_layer, split)):
+            restore.callback(setattr, parent, name, getattr(parent, name))
+            setattr(parent, name, instead)
         yield
 
 
-class _TailApart(nn.Module):
-    """Project the rows behind ``shared`` apart, or ``alone``, with zeros for the others."""
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """The rows of a pass: shared ones, then the tails'; ``steady`` rows in a product, or all."""
 
-    def __init__(self, projection: nn.Module, shared: int, *, alone: bool) -> None:
+    shared: int
+    tails: int
+    steady: int | None
+
+
+def _replacements(
+    model: Any, last_layer: int, split: _Split
+) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """Yield (parent, name of a child, what to put in its place)."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    for layer in (layer for layers in lists for layer in layers):
+        number = _number(layer)
+        if number is None or number > last_layer:
+            continue
+        for parent in layer.modules():
+            attention = hasattr(parent, "q_proj") and hasattr(parent, "v_proj")
+            for name, child in parent.named_children():
+                if attention and name == "v_proj" and number == last_layer:
+                    yield parent, name, _Nothing(child)
+                elif attention and name == "q_proj":
+                    yield parent, name, _Apart(child, split, alone=number == last_layer)
+                elif split.steady is not None and isinstance(child, nn.Linear):
+                    yield parent, name, _Apart(child, split)
+
+
+def _number(layer: nn.Module) -> int | None:
+    """Return the index of a decoder layer, or None for a module that is none."""
+    numbers = (getattr(part, "layer_idx", None) for part in layer.children())
+    return next((number for number in numbers if number is not None), None)
+
+
+class _Apart(nn.Module):
+    """Project the tails' rows apart, or ``alone``, with zeros for the others."""
+
+    def __init__(self, projection: nn.Module, split: _Split, *, alone: bool = False) -> None:
         super().__init__()
-        self.projection, self.shared, self.alone = projection, shared, alone
+        self.projection, self.split, self.alone = projection, split, alone
 
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        tail = self.projection(rows[:, self.shared :])
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        shared, tails = self.split.shared, self.split.tails
+        # Routed layers flatten batch and tokens, and give an expert some of them.
+        if states.shape[-2] != shared + tails:
+            done: torch.Tensor = self.projection(states)
+            return done
+        before, behind = torch.split(states, [shared, tails], dim=-2)
         if self.alone:
-            return F.pad(tail, (0, 0, self.shared, 0))
-        return torch.cat([self.projection(rows[:, : self.shared]), tail], dim=1)
+            return F.pad(self.projection(behind), (0, 0, shared, 0))
+        parts = [*self._parts(before)] if shared else []
+        if tails:
+            parts.append(self.projection(behind))
+        return torch.cat(parts, dim=-2)
+
+    def _parts(self, states: torch.Tensor) -> Iterator[torch.Tensor]:
+        rows = self.split.steady or states.shape[-2]
+        for piece in torch.split(states, rows, dim=-2):
+            length = piece.shape[-2]
+            yield self.projection(F.pad(piece, (0, 0, 0, rows - length)))[..., :length, :]
 
 
 class _Nothing(nn.Module):

@@ -52,8 +52,9 @@ class PromptLayout:
     the order given by the caller, the half-open range of its tokens in ``shared``.
     ``tokens_cut``: for each document the tokens left out. ``blocks``: ranges that cover
     ``shared`` behind the prefix and see the prefix and themselves only; none where it is
-    causal. ``positions``: of the shared tokens, where they do not simply count; ``tail_start``:
-    of the first token of every tail then.
+    causal. ``positions``: of the shared tokens as they are computed, where these do not simply
+    count; ``places``: where tails see them, if not there; ``tail_start``: the position of the
+    first token of every tail then.
     """
 
     shared: list[int]
@@ -63,13 +64,14 @@ class PromptLayout:
     tokens_cut: tuple[int, ...]
     blocks: tuple[tuple[int, int], ...] = ()
     positions: tuple[int, ...] | None = None
+    places: tuple[int, ...] | None = None
     tail_start: int | None = None
 
     @property
     def length(self) -> int:
         """The positions of the longest branch: what has to fit the model's context."""
         start = len(self.shared) if self.tail_start is None else self.tail_start
-        return start + max(len(tail.ids) for tail in self.tails)
+        return start + max((len(tail.ids) for tail in self.tails), default=0)
 
 
 class PromptBuilder:
@@ -139,6 +141,7 @@ class PromptBuilder:
             ),
             blocks=packed.blocks,
             positions=packed.positions,
+            places=packed.places,
             tail_start=packed.tail_start,
         )
 

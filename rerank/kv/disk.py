@@ -1,0 +1,185 @@
+"""Entries on disk: one safetensors file each, whole or not there, with a checksum.
+
+    FOLDER/<space>/space.json            what the entries were made with
+    FOLDER/<space>/<ab>/<name>.safetensors
+
+A file is written under another name and renamed, so a process that is killed leaves no entry but
+a ``.tmp`` file. What is read is memory-mapped, and its SHA-256 is compared before it is used; a
+file that does not pass is as good as absent, and is said to be damaged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ranklens.data.errors import InvalidInputError, MissingResourceError
+from ranklens.data.files import write_json
+from ranklens.rerank.kv.entry import Entry
+
+if TYPE_CHECKING:
+    import torch
+
+_log = logging.getLogger(__name__)
+
+SPACE_FILE = "space.json"
+_SUFFIX = ".safetensors"
+_TEMPORARY = ".tmp"
+
+
+class DamagedEntryError(Exception):
+    """A file that is no entry, or another one, or whose bytes have changed."""
+
+
+class Disk:
+    """The entries of one space; ``description`` is what they were made with."""
+
+    def __init__(self, folder: Path, space: str, description: Mapping[str, Any]) -> None:
+        self.folder = folder / space
+        self.damaged = 0
+        self.full: str | None = None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidInputError(
+                f"cannot keep documents in {folder}: {error.strerror}"
+            ) from None
+        if not (self.folder / SPACE_FILE).is_file():
+            write_json(self.folder / SPACE_FILE, dict(description))
+
+    def has(self, name: str) -> bool:
+        """Say whether there is a file for an entry; it may be damaged."""
+        return self._path(name).is_file()
+
+    def get(self, name: str, device: torch.device) -> Entry | None:
+        """Return an entry on a device, or None; a damaged one is logged and counted."""
+        path = self._path(name)
+        if not path.is_file():
+            return None
+        try:
+            found = read_entry(path)
+        except DamagedEntryError as error:
+            self.damaged += 1
+            _log.warning("%s is damaged (%s): the document is computed again", path, error)
+            return None
+        try:
+            os.utime(path)
+        except OSError:
+            # Only the order in which a prune goes through entries depends on it.
+            _log.debug("cannot touch %s", path)
+        tensors = {key: tensor.to(device) for key, tensor in found.tensors.items()}
+        return Entry(tensors, found.length, found.mass_kept)
+
+    def put(self, name: str, entry: Entry) -> None:
+        """Write an entry; where that fails say so once, and write no more.
+
+        ``full`` is then the reason.
+        """
+        if self.full is not None:
+            return
+        path = self._path(name)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}{_TEMPORARY}")
+        try:
+            path.parent.mkdir(exist_ok=True)
+            temporary.write_bytes(_packed(name, entry))
+            temporary.replace(path)
+        except OSError as error:
+            self.full = error.strerror or str(error)
+            _log.warning(
+                "cannot write %s: %s; documents are no longer kept on disk", path, self.full
+            )
+            temporary.unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / name[:2] / f"{name}{_SUFFIX}"
+
+
+def read_entry(path: Path) -> Entry:
+    """Return the entry of a file, memory-mapped; DamagedEntryError says what is wrong with it."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as stored:
+            metadata = stored.metadata() or {}
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise DamagedEntryError(str(error).strip().partition("\n")[0]) from None
+    if metadata.get("name") != path.name.removesuffix(_SUFFIX):
+        raise DamagedEntryError("it holds another document")
+    if metadata.get("sha256") != _checksum(tensors, metadata):
+        raise DamagedEntryError("its bytes are not those that were written")
+    return Entry(tensors, int(metadata["length"]), float(metadata["mass_kept"]))
+
+
+def _packed(name: str, entry: Entry) -> bytes:
+    from safetensors.torch import save
+
+    tensors = {key: tensor.cpu().contiguous() for key, tensor in entry.tensors.items()}
+    metadata = {"name": name, "length": str(entry.length), "mass_kept": repr(entry.mass_kept)}
+    return save(tensors, metadata | {"sha256": _checksum(tensors, metadata)})
+
+
+def _checksum(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+    """Return the SHA-256 of names, types, shapes and bytes, and of the metadata."""
+    import torch
+
+    said = [f"{key} {value}" for key, value in sorted(metadata.items()) if key != "sha256"]
+    digest = hashlib.sha256("\n".join(said).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a space on disk holds: its description, its entries, their bytes, what was left over.
+
+    ``files`` are (time of last use, path, bytes); ``leftovers`` the files of writers that were
+    killed.
+    """
+
+    folder: Path
+    description: dict[str, Any]
+    files: tuple[tuple[float, Path, int], ...]
+    leftovers: tuple[Path, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all entries."""
+        return sum(size for _, _, size in self.files)
+
+
+def kept(folder: Path) -> Iterator[Kept]:
+    """Yield what each space of a cache folder holds.
+
+    Raises MissingResourceError for a folder that is not there, InvalidInputError for one that
+    holds no documents.
+    """
+    if not folder.is_dir():
+        raise MissingResourceError(f"no such folder: {folder}")
+    spaces = sorted(folder.glob(f"*/{SPACE_FILE}"))
+    if not spaces:
+        raise InvalidInputError(
+            f"{folder} holds no documents; `ranklens cache build` makes such a folder"
+        )
+    for described in spaces:
+        try:
+            description = json.loads(described.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            description = {"damaged": True}
+        files, leftovers = [], []
+        for path in sorted(described.parent.glob("??/*")):
+            if path.name.endswith(_TEMPORARY):
+                leftovers.append(path)
+            elif path.name.endswith(_SUFFIX):
+                facts = path.stat()
+                files.append((facts.st_mtime, path, facts.st_size))
+        yield Kept(described.parent, description, tuple(files), tuple(leftovers))
