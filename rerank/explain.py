@@ -63,7 +63,8 @@ class DocumentExplanation:
 
     ``rank`` counts from 1. ``tokens`` are those of title and text, as far as the model saw
     them: ``tokens_cut`` were left out. ``frame`` is the contribution of the marker before the
-    text (and the separator's token, in profiles that count it). ``spans`` come highest first.
+    text (and, in profiles that count them, of the separator's token or the block's ending).
+    ``spans`` come highest first.
     """
 
     index: int
