@@ -70,8 +70,11 @@ def _attention(
         long_lists=LongLists("anchors", most=arguments.most) if arguments.most else "refuse",
     )
     return {
-        query: [ScoredDoc(ranked.id, ranked.score) for ranked in reranker.rank(query, documents)]
-        for query, documents in lists.items()
+        query: [
+            ScoredDoc(ranked.id, ranked.score)
+            for ranked in reranker.rank(query, documents, request=number)
+        ]
+        for number, (query, documents) in enumerate(lists.items())
     }
 
 

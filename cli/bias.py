@@ -41,6 +41,7 @@ def bias(
     from ranklens.cli.lists import candidate_lists
     from ranklens.cli.output import note, print_json, warn
     from ranklens.cli.progress import progress
+    from ranklens.cli.stages import request_numbers
     from ranklens.rerank.bias import bias_report, read_orders
 
     spec = RerankerSpec.parse(reranker, profile, device, dtype)
@@ -49,10 +50,18 @@ def bias(
     engine = spec.load()
     readings = []
     total = sum(len(documents) for _, documents in lists) * (permutations + 1)
+    numbers = request_numbers(loaded)
     with progress("reading orders", total, "docs") as advance:
         for query, documents in lists:
             readings.append(
-                read_orders(engine, query, documents, permutations=permutations, seed=seed)
+                read_orders(
+                    engine,
+                    query,
+                    documents,
+                    permutations=permutations,
+                    seed=seed,
+                    request=numbers[query.id],
+                )
             )
             advance(len(documents) * (permutations + 1))
     ids = {query.id: [document.id for document in documents] for query, documents in lists}

@@ -45,6 +45,7 @@ def calibrate(
     from ranklens.cli.lists import candidate_lists
     from ranklens.cli.output import check_output, note, print_json, print_table, warn
     from ranklens.cli.progress import progress
+    from ranklens.cli.stages import request_numbers
     from ranklens.eval.reliability import reliability
     from ranklens.rerank.profile_file import save_profile
     from ranklens.rerank.scales import z
@@ -75,9 +76,10 @@ def calibrate(
     reranker = spec.load()
     pairs: list[list[tuple[float, bool]]] = []
     total = sum(len(documents) for _, documents in lists)
+    numbers = request_numbers(loaded)
     with progress("ranking", total, "docs") as advance:
         for query, documents in lists:
-            ranking = reranker.rank(query, documents)
+            ranking = reranker.rank(query, documents, request=numbers[query.id])
             values = z(ranking) if of == "z" else [ranked.score for ranked in ranking]
             labels = [graded[query.id].get(ranked.id, 0) >= level for ranked in ranking]
             pairs.append(list(zip(values, labels, strict=True)))

@@ -52,6 +52,7 @@ def explain(
     from ranklens.cli.lists import candidate_lists
     from ranklens.cli.output import note, print_json
     from ranklens.cli.progress import progress
+    from ranklens.cli.stages import request_numbers
     from ranklens.data.records import Document, Query
     from ranklens.rerank.explain import Explainer
     from ranklens.rerank.faithfulness import erase
@@ -69,17 +70,27 @@ def explain(
         if query_id is None:
             raise UsageError("--collection needs --query-id")
     spec = RerankerSpec.parse(reranker, profile, device, dtype)
+    number = 0
     if collection is not None:
-        _, ((asked, texts),) = candidate_lists(collection, candidates, depth, query_id=query_id)
+        loaded, lists = candidate_lists(collection, candidates, depth, query_id=query_id)
+        ((asked, texts),) = lists
+        number = request_numbers(loaded)[asked.id]
     note(f"loading {spec.model}")
     explainer = Explainer(spec.load())
-    explained = explainer.explain(asked, texts)[:show]
+    explained = explainer.explain(asked, texts, request=number)[:show]
     tests: list[Faithfulness | None] = [None] * len(explained)
     if draws:
         with progress("erasing", len(explained) * (draws + 1), "rankings") as advance:
             for place, one in enumerate(explained):
                 tests[place] = erase(
-                    explainer, asked, texts, one, spans=spans, draws=draws, seed=seed
+                    explainer,
+                    asked,
+                    texts,
+                    one,
+                    spans=spans,
+                    draws=draws,
+                    seed=seed,
+                    request=number,
                 )
                 advance(draws + 1)
     if as_json:

@@ -11,7 +11,7 @@ from ranklens.cli.output import note, warn
 from ranklens.cli.report import pipeline_metrics
 from ranklens.cli.run_folder import RunFolder, open_run_folder
 from ranklens.cli.specs import RerankerSpec, build_retriever, find_candidates
-from ranklens.cli.stages import fetch_texts, merged, rerank, retrieve
+from ranklens.cli.stages import fetch_texts, merged, request_numbers, rerank, retrieve
 from ranklens.data.collection import Collection
 from ranklens.data.errors import PartialError, UsageError
 from ranklens.data.records import Query
@@ -148,7 +148,8 @@ def _rerank(
 ) -> None:
     texts = fetch_texts(collection, first_stage, depth, queries)
     shortened = 0
-    for query, ranking in rerank(reranker, first_stage, texts, depth, queries):
+    numbers = request_numbers(collection)
+    for query, ranking in rerank(reranker, first_stage, texts, depth, queries, numbers):
         if ranking is not None:
             shortened += sum(1 for ranked in ranking if ranked.tokens_cut)
             folder.append(query.id, ranking)

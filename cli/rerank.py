@@ -52,7 +52,7 @@ def rerank(
     """
     from ranklens.cli.output import check_output, note, print_json, warn
     from ranklens.cli.specs import find_candidates
-    from ranklens.cli.stages import fetch_texts, merged
+    from ranklens.cli.stages import fetch_texts, merged, request_numbers
     from ranklens.cli.stages import rerank as rerank_stage
     from ranklens.data.load import load_collection
     from ranklens.data.records import ScoredDoc
@@ -72,7 +72,8 @@ def rerank(
     rankings = {}
     shortened = dropped = below = 0
     best = -math.inf
-    for query, ranking in rerank_stage(engine, first, texts, depth, queries):
+    numbers = request_numbers(loaded)
+    for query, ranking in rerank_stage(engine, first, texts, depth, queries, numbers):
         if ranking is None:
             continue
         shortened += sum(1 for ranked in ranking if ranked.tokens_cut)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ranklens.cli.output import note, warn
@@ -15,7 +15,8 @@ from ranklens.data.runs import Run
 
 if TYPE_CHECKING:
     from ranklens.data.collection import Collection
-    from ranklens.rerank.base import Ranking, Reranker
+    from ranklens.rerank.attention_reranker import AttentionReranker
+    from ranklens.rerank.base import Ranking
 
 
 def retrieve(collection: Collection, retriever: str, k: int, queries: Sequence[Query]) -> Run:
@@ -48,19 +49,35 @@ def fetch_texts(
     return found
 
 
+def request_numbers(collection: Collection) -> dict[str, int]:
+    """Return each query's place in its collection, by id.
+
+    What is still to be ranked, or has candidates, has no part: a query keeps its number, so that
+    a profile that shuffles by it ranks the same in a resumed run and in one that was not.
+    """
+    return {query.id: number for number, query in enumerate(collection.queries)}
+
+
 def rerank(
-    reranker: Reranker,
+    reranker: AttentionReranker,
     candidates: Run,
     texts: dict[str, Document],
     depth: int,
     queries: Sequence[Query],
+    numbers: Mapping[str, int],
 ) -> Iterator[tuple[Query, Ranking | None]]:
-    """Yield each query's ranking of its first ``depth`` candidates; None for one without any."""
+    """Yield each query's ranking of its first ``depth`` candidates; None for one without any.
+
+    ``numbers`` are ``request_numbers`` of the collection.
+    """
     total = sum(len(candidates.get(query.id, ())[:depth]) for query in queries)
     with progress("reranking", total, "docs") as advance:
         for query in queries:
             documents = [texts[doc.doc_id] for doc in candidates.get(query.id, ())[:depth]]
-            yield query, reranker.rank(query, documents) if documents else None
+            yield (
+                query,
+                (reranker.rank(query, documents, request=numbers[query.id]) if documents else None),
+            )
             advance(len(documents))
 
 

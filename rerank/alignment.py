@@ -58,8 +58,16 @@ class Traced:
             done = after
         return Traced("".join(text) + self.text[done:], (*origins, *self.origins[done:]))
 
+    def without_marks(self, marks: Sequence[str]) -> Traced:
+        """As ``pieces.without_marks``."""
+        traced = self
+        while any(mark in traced.text for mark in marks):
+            for mark in marks:
+                traced = traced.with_break_in(mark)
+        return traced
+
     def without_surrogates(self) -> Traced:
-        """As ``encode("utf-16", "surrogatepass").decode("utf-16", "replace")``: pairs join."""
+        """As ``pieces.without_surrogates``."""
         text: list[str] = []
         origins: list[Place | None] = []
         position = 0

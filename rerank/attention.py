@@ -121,7 +121,8 @@ class AttentionRun:
             self.row_weights[number, start + first : start + end] = 1 / (end - first)
             start += len(tail.ids)
         self.row_weights = self.row_weights.to(device)
-        documents = [torch.arange(first, end) for first, end in layout.spans]
+        # In an order of their own, or a sum over them would depend on the input's in its last bit.
+        documents = [torch.arange(first, end) for first, end in sorted(layout.spans)]
         self.document_tokens = torch.cat(documents).to(device) if documents else None
 
     def unseen(self, rows: slice) -> torch.Tensor:

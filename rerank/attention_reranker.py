@@ -132,16 +132,19 @@ class AttentionReranker:
             documents=documents,
         )
 
-    def rank(self, query: str | Query, documents: Sequence[str | Document]) -> Ranking:
+    def rank(
+        self, query: str | Query, documents: Sequence[str | Document], *, request: int = 0
+    ) -> Ranking:
         """Return every document once, best first; see ``Reranker.rank``.
 
         Scores are the profile's: for ``icr`` the summed difference between the attention that
         the query's and a content-free query's tokens pay to the document, over all layers and
-        heads. Raises InvalidInputError for an empty query, no documents, an id that occurs
-        twice and documents that do not fit the context; NumericalError for NaN or Inf;
-        RanklensError when memory does not suffice for one query.
+        heads. ``request`` is the call's number among others, which only a profile that
+        shuffles by it asks for, see ``OrderChoice``. Raises InvalidInputError for an empty
+        query, no documents, an id that occurs twice and documents that do not fit the context;
+        NumericalError for NaN or Inf; RanklensError when memory does not suffice for one query.
         """
-        return self.rank_queries([query], documents)[0]
+        return self._rankings(self._prepare([query], documents, request))[0]
 
     def rank_queries(
         self, queries: Sequence[str | Query], documents: Sequence[str | Document]
@@ -149,9 +152,13 @@ class AttentionReranker:
         """Return one ranking per query over the same documents, all read in one forward pass.
 
         The documents are computed once; each query adds its own tokens. With rotations that
-        depend on length (longrope) all have those of the longest. Raises as ``rank``.
+        depend on length (longrope) all have those of the longest. Where the profile's prompt
+        begins with the query each has a pass of its own. A call is one request, number 0.
+        Raises as ``rank``.
         """
-        return self._rankings(self._prepare(queries, documents)) if queries else []
+        if self.profile.prompt.query_in_opening:
+            return [self.rank(query, documents) for query in queries]
+        return self._rankings(self._prepare(queries, documents, 0)) if queries else []
 
     def rank_many(
         self,
@@ -162,12 +169,13 @@ class AttentionReranker:
     ) -> Iterator[Ranking]:
         """Yield one ranking per (query, documents), in order; the same as ``rank`` of each.
 
-        Reads ``window`` requests at a time and runs the longest of them first. ``on_progress``
-        is told the throughput after every request. An error names the request.
+        A request's number is its place, from 0. Reads ``window`` requests at a time and runs the
+        longest of them first. ``on_progress`` is told the throughput after every request. An
+        error names the request.
         """
         return ranked_in_windows(
             requests,
-            lambda query, documents: self._prepare([query], documents),
+            lambda number, query, documents: self._prepare([query], documents, number),
             lambda prepared: self._rankings(prepared)[0],
             window=window,
             on_progress=on_progress,
@@ -198,19 +206,25 @@ class AttentionReranker:
         if not isinstance(self._reading, CachedReading):
             raise InvalidInputError("there is nothing to keep documents in: give documents=…")
         # Any query will do: none of it is in what is kept.
-        for layouts in self._prepare(["x"], documents).layouts:
+        for layouts in self._prepare(["x"], documents, 0).layouts:
             self._reading.keep(layouts[0], self.plan)
 
     def _prepare(
-        self, queries: Sequence[str | Query], documents: Sequence[str | Document]
+        self, queries: Sequence[str | Query], documents: Sequence[str | Document], request: int
     ) -> Prepared:
         texts = [checked_request(query, documents)[0] for query in queries]
         _, records = checked_request(queries[0], documents)
         parts = split(records, self.passages, lambda text: len(self._pieces.text(text)))
 
+        def arranged(number: int) -> list[list[int]]:
+            return orders(self.profile.prompt.order, number, request)
+
         def build(chosen: Sequence[int], context: int | None) -> PromptLayout:
             return self._prompts.build(
-                texts, [parts.passages[place] for place in chosen], context or sys.maxsize
+                texts,
+                [parts.passages[place] for place in chosen],
+                context or sys.maxsize,
+                order=arranged(len(chosen))[0],
             )
 
         try:
@@ -231,7 +245,7 @@ class AttentionReranker:
             )
         layouts = []
         for prompt, first in zip(dealt.prompts, firsts, strict=True):
-            _, *others = orders(self.profile.prompt.order, len(prompt))
+            _, *others = arranged(len(prompt))
             of_prompt = [parts.passages[place] for place in prompt]
             layouts.append([first, *(self.layout(texts, of_prompt, order=o) for o in others)])
         return Prepared(records, parts, dealt, layouts)

@@ -86,10 +86,12 @@ def read_orders(
     *,
     permutations: int = 4,
     seed: int = 0,
+    request: int = 0,
 ) -> Reading:
     """Rank documents in the profile's own order and in that many shuffles.
 
-    Shuffles differ from query to query and are drawn by seed and query id. Raises
+    Shuffles differ from query to query and are drawn by seed and query id; ``request`` is as in
+    ``AttentionReranker.rank``. Raises
     InvalidInputError for fewer than two permutations: nothing could be compared.
     """
     if permutations < 2:
@@ -97,7 +99,7 @@ def read_orders(
     text, records = checked_request(query, documents)
     source = random.Random(f"{seed} {query.id}")
     given = range(len(records))
-    own = orders(reranker.profile.prompt.order, len(records))
+    own = orders(reranker.profile.prompt.order, len(records), request)
     plain = _uncalibrated(reranker.profile)
     scores, bare = [], []
     for order in own:

@@ -63,7 +63,8 @@ class DocumentExplanation:
 
     ``rank`` counts from 1. ``tokens`` are those of title and text, as far as the model saw
     them: ``tokens_cut`` were left out. ``frame`` is the contribution of the marker before the
-    text (and the separator's token, in profiles that count it). ``spans`` come highest first.
+    text (and, in profiles that count them, of the separator's token or the block's ending).
+    ``spans`` come highest first.
     """
 
     index: int
@@ -104,22 +105,27 @@ class Explainer:
         )
 
     def explain(
-        self, query: str | Query, documents: Sequence[str | Document], *, share: float = SHARE
+        self,
+        query: str | Query,
+        documents: Sequence[str | Document],
+        *,
+        share: float = SHARE,
+        request: int = 0,
     ) -> list[DocumentExplanation]:
         """Return an explanation for every document, best first.
 
         One forward pass, or one per permutation of the profile, whose values are averaged.
-        Raises as ``AttentionReranker.rank``.
+        ``request`` and errors are those of ``AttentionReranker.rank``.
         """
         if not 0 < share <= 1:
             raise InvalidInputError(f"share must lie in (0, 1], got {share}")
         text, records = checked_request(query, documents)
         profile = self.reranker.profile
-        places = [self._builder.places(record) for record in records]
-        arrangements = orders(profile.prompt.order, len(records))
+        arrangements = orders(profile.prompt.order, len(records), request)
         scores = [0.0] * len(records)
-        values = [[0.0] * len(found) for found in places]
-        contributions = [[0.0] * len(found) for found in places]
+        places: list[list[Place | None]] = [[] for _ in records]
+        values: list[list[float]] = [[] for _ in records]
+        contributions: list[list[float]] = [[] for _ in records]
         frames = [0.0] * len(records)
         for order in arrangements:
             layout = self.reranker.layout(text, records, order=order)
@@ -128,11 +134,15 @@ class Explainer:
             tokens = _token_values(signal, layout, profile)
             for slot, index in enumerate(order):
                 value, contribution = tokens[index]
-                marker, end = self._own_tokens(slot, len(value), len(places[index]))
-                del places[index][end - marker :]
+                marker, own = self._own_tokens(records[index], slot, len(value))
+                end = marker + len(own)
+                # In a slot with a shorter number a block has room for more tokens.
+                places[index] += own[len(places[index]) :]
+                for sums in (values[index], contributions[index]):
+                    sums += [0.0] * (len(own) - len(sums))
                 scores[index] += found[index] / len(arrangements)
                 frames[index] += sum(contribution[:marker] + contribution[end:]) / len(arrangements)
-                for position in range(end - marker):
+                for position in range(len(own)):
                     values[index][position] += value[marker + position] / len(arrangements)
                     part = contribution[marker + position] / len(arrangements)
                     contributions[index][position] += part
@@ -140,7 +150,7 @@ class Explainer:
         exact = profile.calibration.compare == "difference" and not profile.calibration.temperature
         explained = []
         for rank, index in enumerate(ranked, start=1):
-            rows = zip(places[index], values[index], contributions[index], strict=False)
+            rows = zip(places[index], values[index], contributions[index], strict=True)
             attributions = tuple(TokenAttribution(*row) for row in rows)
             explained.append(
                 DocumentExplanation(
@@ -157,26 +167,30 @@ class Explainer:
             )
         return explained
 
-    def shortened(self, query: str, records: Sequence[Document]) -> list[Document]:
+    def shortened(
+        self, query: str, records: Sequence[Document], request: int = 0
+    ) -> list[Document]:
         """Return the documents without what the model does not see of their titles and texts."""
-        order = orders(self.reranker.profile.prompt.order, len(records))[0]
+        order = orders(self.reranker.profile.prompt.order, len(records), request)[0]
         layout = self.reranker.layout(query, records, order=order)
         found = list(records)
         for slot, index in enumerate(order):
             if layout.tokens_cut[index]:
-                places = self._builder.places(records[index])
                 first, end = layout.spans[index]
-                marker, last = self._own_tokens(slot, end - first, len(places))
-                found[index] = _up_to(records[index], places[: last - marker])
+                _, own = self._own_tokens(records[index], slot, end - first)
+                found[index] = _up_to(records[index], own)
         return found
 
-    def _own_tokens(self, slot: int, span: int, tokens: int) -> tuple[int, int]:
-        """Return where in a span of that length a document's own tokens begin and end."""
+    def _own_tokens(
+        self, document: Document, slot: int, span: int
+    ) -> tuple[int, list[Place | None]]:
+        """Return where in a span of that length a document's own tokens begin, and their places."""
         # Such a span ends with a token of the separator, where the frame has one.
         wording = self.reranker.profile.prompt
         behind = wording.span == "text-and-next" and self.reranker.frame.separator
-        marker = self._builder.marker_length(slot)
-        return marker, min(marker + tokens, span - (1 if behind else 0))
+        trace = self._builder.trace(document, slot)
+        first = min(trace.first, span)
+        return first, trace.places[: span - (1 if behind else 0) - first]
 
 
 def top_spans(

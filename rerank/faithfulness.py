@@ -49,6 +49,7 @@ def erase(
     spans: int = 3,
     draws: int = 10,
     seed: int = 0,
+    request: int = 0,
 ) -> Faithfulness | None:
     """Blank a document's top spans and measure its loss; None for one without spans.
 
@@ -56,6 +57,7 @@ def erase(
     as many tokens are blanked at random places, which may overlap the top ones. What the
     model had not seen of the documents is left out first, so that none of it moves into
     view. One ranking for the top spans and for each draw, one more where documents were cut.
+    ``request`` is the number that the explanation was made with.
     """
     if spans < 1 or draws < 1:
         raise InvalidInputError(f"spans and draws must be at least 1: {spans} and {draws}")
@@ -63,11 +65,11 @@ def erase(
     top = explained.spans[:spans]
     if not top:
         return None
-    before, shortened = explained.score, explainer.shortened(text, records)
+    before, shortened = explained.score, explainer.shortened(text, records, request)
     seen = shortened[explained.index]
     if shortened != list(records):
         records = shortened
-        before = _with(explainer, text, records, explained.index, seen)[0]
+        before = _with(explainer, text, records, explained.index, seen, request)[0]
     lengths = [end - start for start, end in (span.tokens for span in top)]
     source = random.Random(seed)
     drops = []
@@ -80,18 +82,23 @@ def erase(
             if token.place is not None
         ]
         erased = _blanked(seen, places)
-        drops.append(before - _with(explainer, text, records, explained.index, erased)[0])
+        drops.append(before - _with(explainer, text, records, explained.index, erased, request)[0])
     erased = _blanked(seen, [span.place for span in top])
-    after, rank = _with(explainer, text, records, explained.index, erased)
+    after, rank = _with(explainer, text, records, explained.index, erased, request)
     return Faithfulness(len(top), sum(lengths), before - after, tuple(drops), rank)
 
 
 def _with(
-    explainer: Explainer, query: str, records: Sequence[Document], index: int, changed: Document
+    explainer: Explainer,
+    query: str,
+    records: Sequence[Document],
+    index: int,
+    changed: Document,
+    request: int,
 ) -> tuple[float, int]:
     """Return score and rank of a document that was changed."""
     documents = [changed if i == index else record for i, record in enumerate(records)]
-    ranking = explainer.reranker.rank(query, documents)
+    ranking = explainer.reranker.rank(query, documents, request=request)
     rank = next(i for i, ranked in enumerate(ranking) if ranked.index == index)
     return ranking[rank].score, rank + 1
 

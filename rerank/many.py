@@ -65,13 +65,13 @@ J = TypeVar("J", bound=Job)
 
 def ranked_in_windows(
     requests: Iterable[Request],
-    prepare: Callable[[str | Query, Sequence[str | Document]], J],
+    prepare: Callable[[int, str | Query, Sequence[str | Document]], J],
     finish: Callable[[J], Ranking],
     *,
     window: int,
     on_progress: Callable[[Throughput], None] | None = None,
 ) -> Iterator[Ranking]:
-    """Yield ``finish(prepare(…))`` of each request, in order.
+    """Yield ``finish(prepare(number, …))`` of each request, in order, counted from 0.
 
     Of ``window`` requests read at a time the longest runs first: an allocator then reuses
     blocks, and what does not fit fails at once. ``on_progress`` is called after every request;
@@ -85,7 +85,7 @@ def ranked_in_windows(
 
 def _ranked(
     requests: Iterable[Request],
-    prepare: Callable[[str | Query, Sequence[str | Document]], J],
+    prepare: Callable[[int, str | Query, Sequence[str | Document]], J],
     finish: Callable[[J], Ranking],
     window: int,
     on_progress: Callable[[Throughput], None],
@@ -107,7 +107,7 @@ def _ranked(
             jobs: dict[int, J] = {}
             for place, request in enumerate(taken):
                 try:
-                    jobs[place] = prepare(*_pair(request))
+                    jobs[place] = prepare(position + place, *_pair(request))
                 except Exception as error:
                     failure = _named(error, position + place, request)
                     break

@@ -14,17 +14,19 @@ if TYPE_CHECKING:
 def doubts(profile: Profile, model: ResolvedModel | None) -> list[str]:
     """Return what speaks against using a profile with a model, one sentence each.
 
-    Heads are a property of the weights and move with the prompt; a profile that reads all of
-    them, or that does not say what it was made with, raises no doubt.
+    Heads are a property of the weights and move with the prompt, and some weights were trained
+    to be read in one way. A profile that does not say what it was made with raises no doubt.
     """
     made = profile.made_with
     if made is None:
         return []
     found = []
     if model is not None and _name(made.model) != _name(model.spec):
+        why = "its heads mean nothing in other weights; see `ranklens heads detect`"
+        if profile.signal.heads is None:
+            why = "other weights were not trained to be read so"
         found.append(
-            f"profile {profile.name!r} was made with {made.model}, not with {model.spec}: its "
-            "heads mean nothing in other weights; see `ranklens heads detect`"
+            f"profile {profile.name!r} was made with {made.model}, not with {model.spec}: {why}"
         )
     elif (
         model is not None

@@ -20,7 +20,8 @@ class Passages:
     Passages share up to ``overlap`` tokens with the one before; each bears the title. With
     ``max`` a document is as good as its best passage. ``sum`` adds all up: what lies in an
     overlap counts twice, and longer documents gain, or lose where scores are negative. The
-    profile's own limits of a document's words or tokens have no part then.
+    profile's own limits of a document's words or tokens have no part then; one of whole blocks
+    stays, and what it cuts is counted.
     """
 
     tokens: int = 256

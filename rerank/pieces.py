@@ -58,6 +58,28 @@ class PieceTokenizer:
         """The tokens that trusted pieces may hold and texts cannot."""
         return frozenset(self._control.values())
 
+    def whole(self, before: str, text: str, after: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the ids of ``before + text + after`` as one string with nothing before it.
+
+        With each id its half-open range of code points. Control tokens are recognised: those of
+        the first and last part are ours. ``text`` is somebody's, without surrogates and with
+        every control token's mark broken (``control_marks``); one that a tokenizer makes of it
+        all the same is left out, as in ``text``.
+        """
+        string = before + text + after
+        if not string:
+            return [], []
+        with self._lock:
+            self._backend.encode_special_tokens = False
+            encoding = self._backend.encode(string, add_special_tokens=False)
+        theirs = (len(before), len(before) + len(text))
+        kept = [
+            (token_id, place)
+            for token_id, place in zip(encoding.ids, encoding.offsets, strict=True)
+            if token_id not in self._control or not _overlap(_core(string, place), theirs)
+        ]
+        return [token_id for token_id, _ in kept], [place for _, place in kept]
+
     def trusted(self, text: str, following: str = "", *, first: bool = False) -> list[int]:
         """Return the ids of prompt text of ours, control tokens recognised.
 
@@ -85,8 +107,7 @@ class PieceTokenizer:
 
         Lone surrogates, which no tokenizer takes, become U+FFFD.
         """
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        ids = self._encode(text, controls=False)
+        ids = self._encode(without_surrogates(text), controls=False)
         if not self._control.keys().isdisjoint(ids):
             # A tokenizer whose model vocabulary itself spells a control token. Losing the
             # token is safe; letting it through would hand the document the user's turn.
@@ -136,11 +157,38 @@ def plain_marks(frame: Frame, pieces: PieceTokenizer) -> list[str]:
     ]
 
 
+def control_marks(pieces: PieceTokenizer) -> list[str]:
+    """Return how a tokenizer's control tokens are spelled, where a blank inside can break that."""
+    spelled = {token.strip() for token in pieces.control_tokens}
+    return sorted(token for token in spelled if len(token) > 1)
+
+
 def without_marks(text: str, marks: Sequence[str]) -> str:
-    """Return somebody's text with a blank inside every mark, which then no longer is one."""
-    for mark in marks:
-        text = text.replace(mark, f"{mark[0]} {mark[1:]}")
+    """Return somebody's text with a blank inside every mark, which then no longer is one.
+
+    Marks begin with no blank and are longer than a character, or this would not end.
+    """
+    # Again, because marks can overlap, and one that is broken can be another that holds a blank.
+    while any(mark in text for mark in marks):
+        for mark in marks:
+            text = text.replace(mark, f"{mark[0]} {mark[1:]}")
     return text
+
+
+def without_surrogates(text: str) -> str:
+    """Return a text whose lone surrogates, which no tokenizer takes, are U+FFFD; pairs join."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _core(string: str, place: tuple[int, int]) -> tuple[int, int]:
+    """Return a token's range without the white space that some control tokens swallow."""
+    covered = string[slice(*place)]
+    start = place[0] + len(covered) - len(covered.lstrip())
+    return start, start + len(covered.strip())
+
+
+def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return max(one[0], other[0]) < min(one[1], other[1])
 
 
 def _copy(backend: Any) -> Any:

@@ -14,7 +14,8 @@ from ranklens.rerank.profile import SignalChoice
 class SignalPlan:
     """A profile's signal, settled for one model.
 
-    ``weights`` maps layer to head to weight. ``per_head`` keeps heads apart; otherwise a
+    ``weights`` maps layer to head to weight, divided by the number of heads where the profile
+    takes their mean. ``per_head`` keeps heads apart; otherwise a
     layer's heads are summed by weight as they are read. A rollout has weights of 1 throughout.
     """
 
@@ -71,7 +72,11 @@ def plan_signal(choice: SignalChoice, config: Any) -> SignalPlan:
                 f"the profile reads layer {layer}, whose attention slides and does not reach all "
                 f"documents; the model's full layers are {', '.join(map(str, readable))}"
             )
-    ordered = {layer: dict(sorted(chosen[layer].items())) for layer in sorted(chosen)}
+    count = sum(len(of_layer) for of_layer in chosen.values()) if choice.reduce == "mean" else 1
+    ordered = {
+        layer: {head: weight / count for head, weight in sorted(chosen[layer].items())}
+        for layer in sorted(chosen)
+    }
     return SignalPlan(ordered, choice.values, choice.over, choice.combine == "documents")
 
 

@@ -16,37 +16,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ranklens.data.errors import InvalidInputError
-from ranklens.rerank.frames import Frame
+from ranklens.rerank.prompt_choice import BlockChoice as BlockChoice
+from ranklens.rerank.prompt_choice import OrderChoice as OrderChoice
+from ranklens.rerank.prompt_choice import PromptChoice as PromptChoice
+from ranklens.rerank.prompt_choice import at_least
 from ranklens.rerank.score_map import ScoreMap
 
+_ROWS_OF_BLOCKS = ("instruction-to-end", "last", "last-two")
 # One spelling a head, or "03-1" and "3-1" would be two.
 _HEAD = re.compile(r"(0|[1-9][0-9]*)-(0|[1-9][0-9]*)")
-
-
-def _at_least(name: str, value: int | None, least: int) -> None:
-    if value is not None and value < least:
-        raise InvalidInputError(f"{name} must be at least {least}: {value}")
-
-
-@dataclass(frozen=True, slots=True)
-class OrderChoice:
-    """Where documents go in the prompt; they come best first from the stage before.
-
-    ``best-last`` puts the best candidate next to the query; ``best-first`` keeps the order
-    given; ``shuffled`` draws one by ``seed``, the same for every query of as many documents.
-    With ``permutations`` > 1 that many shuffles are ranked and scores averaged.
-    """
-
-    arrange: Literal["best-last", "best-first", "shuffled"]
-    seed: int = 0
-    permutations: int = 1
-
-    def __post_init__(self) -> None:
-        _at_least("prompt.order.permutations", self.permutations, 1)
-        if self.permutations > 1 and self.arrange != "shuffled":
-            raise InvalidInputError(
-                "prompt.order.permutations averages over shuffles; set arrange to 'shuffled'"
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,46 +53,7 @@ class LayoutChoice:
             )
         if self.tail_position is not None and self.positions != "shared":
             raise InvalidInputError("layout.tail_position needs layout.positions 'shared'")
-        _at_least("layout.tail_position", self.tail_position, 1)
-
-
-@dataclass(frozen=True, slots=True)
-class PromptChoice:
-    """The words around documents and query.
-
-    ``marker`` stands before a document's text, with its number in the prompt for ``{number}``.
-    ``span`` says which
-    tokens are the document: with the marker (ICR), the text alone, or the text and the first
-    token of the separator after it (CoRe's inclusive end). ``title_separator`` None leaves
-    titles out. ``document_words`` keeps that many words of a document's text, split on the
-    single space, ``document_tokens`` that many tokens of title and text (None keeps all).
-    ``frame`` replaces the model family's chat frame.
-    """
-
-    introduction: str
-    marker: str
-    instruction: str
-    query_label: str
-    title_separator: str | None
-    document_words: int | None
-    order: OrderChoice
-    span: Literal["marker-and-text", "text", "text-and-next"] = "marker-and-text"
-    document_tokens: int | None = None
-    frame: Frame | None = None
-
-    def __post_init__(self) -> None:
-        if self.marker.count("{number}") > 1:
-            raise InvalidInputError(f"prompt.marker {self.marker!r} holds {{number}} twice")
-        for name in ("document_words", "document_tokens"):
-            _at_least(f"prompt.{name}", getattr(self, name), 1)
-        if not self.instruction.strip():
-            raise InvalidInputError("prompt.instruction must not be empty: its tokens are read")
-
-    def digest(self) -> str:
-        """Return a SHA-256 of what the prompt says; the order of documents has no part in it."""
-        value = dataclasses.asdict(self)
-        del value["order"]
-        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+        at_least("layout.tail_position", self.tail_position, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +66,11 @@ class SignalChoice:
         instruction-to-query-and-next: with its first token (CoRe's inclusive end)
         query: the query's own text (Selective-ICR for Qwen)
         last: the last token of the prompt (attention sorting)
+        last-two: with the one before it (BlockRank)
     ``layers``: first and last layer, counted from 0, both included; None reads all.
     ``heads``: weight by ``"layer-head"``; None reads every head of the layers with weight 1.
+    ``reduce``: weighted heads are summed, or their sum is divided by their number (BlockRank,
+    whose scores then add up to 1 over a list).
     ``values``: softmax attention; the scaled logits before it; or attention rolled out through
     the layers from the last to the first, mean over heads (see ``rollout``).
     ``over``: what the softmax of a row runs over: all keys; all but the first token, which
@@ -143,12 +85,14 @@ class SignalChoice:
         "instruction-to-query-and-next",
         "query",
         "last",
+        "last-two",
     ]
     layers: tuple[int, int] | None = None
     heads: dict[str, float] | None = None
     values: Literal["attention", "logits", "rollout"] = "attention"
     over: Literal["all-keys", "without-sink", "documents"] = "all-keys"
     combine: Literal["tokens", "documents"] = "tokens"
+    reduce: Literal["sum", "mean"] = "sum"
 
     def __post_init__(self) -> None:
         if self.layers is not None and not 0 <= self.layers[0] <= self.layers[1]:
@@ -164,10 +108,10 @@ class SignalChoice:
             raise InvalidInputError("signal.over concerns a softmax; logits have none")
         if self.values == "rollout":
             whole = self.heads is None and self.over == "all-keys" and self.combine == "tokens"
-            if not whole:
+            if not whole or self.reduce != "sum":
                 raise InvalidInputError(
                     "signal.values 'rollout' goes through whole layers: set signal.heads null, "
-                    "signal.over 'all-keys' and signal.combine 'tokens'"
+                    "signal.over 'all-keys', signal.combine 'tokens' and signal.reduce 'sum'"
                 )
 
     @property
@@ -239,7 +183,7 @@ class PoolingChoice:
     entropy: float = 0.0
 
     def __post_init__(self) -> None:
-        _at_least("pooling.top_k", self.top_k, 1)
+        at_least("pooling.top_k", self.top_k, 1)
         if (self.reduce == "top-k-mean") != (self.top_k is not None):
             raise InvalidInputError("pooling.top_k belongs to reduce 'top-k-mean', and only there")
         if self.length_exponent and self.reduce != "sum":
@@ -283,6 +227,16 @@ class Profile:
             raise InvalidInputError(
                 "signal.values 'rollout' follows documents where they were computed; with it "
                 "layout.positions cannot be 'moved'"
+            )
+        if self.prompt.query_in_opening and self.calibration.nulls:
+            raise InvalidInputError(
+                "prompt.introduction holds {query}: a content-free query would have other "
+                "documents to compare with; set calibration.nulls to []"
+            )
+        if self.prompt.blocks is not None and self.signal.rows not in _ROWS_OF_BLOCKS:
+            raise InvalidInputError(
+                f"signal.rows {self.signal.rows!r} names tokens that prompt.blocks does not tell "
+                f"apart; choose {', '.join(map(repr, _ROWS_OF_BLOCKS))}"
             )
         if self.calibration.compare != "log-ratio":
             return

@@ -16,6 +16,9 @@ from ranklens.data.errors import InvalidInputError, MissingResourceError
 from ranklens.data.files import write_json
 from ranklens.rerank.profile import Profile
 
+# Models that were trained for a method; their prompt and layers mean little to others.
+_TRAINED = {"quicktensor/blockrank-msmarco-mistral-7b": "blockrank"}
+
 
 def shipped_profiles() -> list[str]:
     """Return the names of the profiles that come with the package."""
@@ -28,7 +31,7 @@ def shipped_profiles() -> list[str]:
 
 def default_profile(model: str) -> str:
     """Return the profile a model is used with when none is named: its own, or ICR."""
-    own = f"{model}-learned"
+    own = _TRAINED.get(model, f"{model}-learned")
     return own if own in shipped_profiles() else "icr"
 
 

@@ -66,7 +66,7 @@ def test_offsets_cut_out_exactly_what_the_tokens_say(
     backend = explainer.reranker.engine.tokenizer
     layout = explainer.reranker.layout("capital", [document])
     start, end = layout.spans[0]
-    marker = explainer._builder.marker_length(0)
+    marker = explainer._builder.trace(document, 0).first
     ids = layout.shared[start + marker : end]
     assert len(ids) == len(found.tokens)
     previous = {"title": 0, "text": 0}
@@ -116,7 +116,7 @@ def test_a_document_cut_by_the_context(tiny_model: MakeModel) -> None:
     found = Explainer(reranker).explain("capital", documents("short one", "word " * 290))
     long = next(e for e in found if e.index == 1)
     assert long.tokens_cut + len(long.tokens) == len(
-        Explainer(reranker)._builder.places(Document("d1", "word " * 290))
+        Explainer(reranker)._builder.trace(Document("d1", "word " * 290), 0).places
     )
     assert long.seen["text"] < 5 * 290 - 1
     total = sum(token.contribution for token in long.tokens) + long.frame
@@ -289,9 +289,9 @@ def test_erasing_brings_nothing_into_view(tiny_model: MakeModel) -> None:
     ranked: list[list[Document]] = []
     rank = reranker.rank
 
-    def keep(query: Any, documents: Any) -> Any:
+    def keep(query: Any, documents: Any, *, request: int = 0) -> Any:
         ranked.append(list(documents))
-        return rank(query, documents)
+        return rank(query, documents, request=request)
 
     reranker.rank = keep  # type: ignore[method-assign]
     one = next(e for e in explainer.explain("capital", given) if e.spans)
@@ -352,9 +352,7 @@ def test_a_share_that_makes_no_sense(explainer: Explainer) -> None:
 def test_tokens_that_cannot_be_traced_are_an_error_not_a_guess(
     explainer: Explainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        explainer._builder._pieces, "text_with_offsets", lambda text: ([0], [(0, 1)])
-    )
+    monkeypatch.setattr(PieceTokenizer, "text_with_offsets", lambda self, text: ([0], [(0, 1)]))
     with pytest.raises(RanklensError, match="cannot be traced"):
         explainer.explain("x", documents("a b"))
 

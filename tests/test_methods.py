@@ -129,7 +129,7 @@ METHODS |= {
 
 
 def test_every_shipped_profile_has_a_method_here() -> None:
-    # Those in block layout are in test_blocks.
+    # Those in block layout are in test_blocks and test_blockrank.
     causal = {n for n in shipped_profiles() if load_profile(n).layout.attend == "causal"}
     assert causal == set(METHODS)
 

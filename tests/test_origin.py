@@ -13,7 +13,7 @@ from ranklens.rerank.origin import doubts
 from ranklens.rerank.profile import Origin, Profile
 from ranklens.rerank.profile_file import default_profile, load_profile, shipped_profiles
 
-ICR = load_profile("icr")
+ICR, BLOCKRANK = load_profile("icr"), load_profile("blockrank")
 
 
 def made(**origin: Any) -> Profile:
@@ -37,6 +37,7 @@ def test_the_model_it_was_made_with_is_no_doubt_by_any_of_its_names() -> None:
         (made(), "org/Model-3B", "made with org/Model-1B, not with org/Model-3B"),
         (made(revision="r0"), "org/Model-1B", "made with revision r0 of org/Model-1B; this is r1"),
         (made(prompt_sha256="0"), "org/Model-1B", "another prompt than the one"),
+        (BLOCKRANK, "org/Mistral-7B", "other weights were not trained to be read so"),
     ],
 )
 def test_another_model_revision_or_prompt_is_told(

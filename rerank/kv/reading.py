@@ -188,7 +188,7 @@ def _batches(parts: Parts, missing: Sequence[str]) -> Iterator[list[str]]:
 
 def _check(profile: Profile, cache: DocumentCache, model: ResolvedModel | None) -> None:
     """Raise InvalidInputError where documents cannot be kept."""
-    layout = profile.layout
+    layout, blocks = profile.layout, profile.prompt.blocks
     reason = None
     if layout.attend != "block":
         reason = "its documents see those before them (layout.attend 'causal')"
@@ -197,6 +197,10 @@ def _check(profile: Profile, cache: DocumentCache, model: ResolvedModel | None) 
             "its documents are computed where they stand (layout.positions 'sequential'; "
             "'shared' and 'moved' compute them behind the prefix)"
         )
+    elif profile.prompt.query_in_opening:
+        reason = "they see the query, which stands before them (prompt.introduction)"
+    elif "{number}" in profile.prompt.marker + (blocks.ending if blocks else ""):
+        reason = "they hold their number in the prompt (prompt.marker)"
     elif profile.signal.values == "rollout":
         reason = "a rollout goes through whole layers"
     if reason is not None:
