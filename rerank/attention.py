@@ -240,7 +240,8 @@ def branch_attention(
         if layer == run.plan.last_layer:
             raise ReadingDone
         return _shared_rows(run, query, key, value, softmax), None
-    keys, values = key[0], value[0]
+    # In one arrangement in memory, wherever they come from: products round by it.
+    keys, values = key[0].contiguous(), value[0].contiguous()
     if run.held is not None:
         keys = torch.cat([run.held.keys(layer), keys], dim=1)
         if layer != run.plan.last_layer:
