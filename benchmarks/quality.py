@@ -40,7 +40,8 @@ def main() -> None:
     lists = {
         query: [texts[doc.doc_id] for doc in candidates[query.id][:depth]] for query in queries
     }
-    first = _measured(collection.qrels, {q: _by_place(d) for q, d in lists.items()})
+    qrels = collection.qrels.restricted_to(query.id for query in queries)
+    first = _measured(qrels, {q: _by_place(d) for q, d in lists.items()})
     lines = [
         f"command: python benchmarks/quality.py {' '.join(sys.argv[1:])}",
         f"{collection.name}, {len(queries)} queries, depth {depth}, {os.cpu_count()} cores",
@@ -53,7 +54,7 @@ def main() -> None:
         start = time.perf_counter()
         found = _minilm(lists) if name == "minilm" else _attention(lists, name, arguments)
         seconds = time.perf_counter() - start
-        lines.append(_line(name, _measured(collection.qrels, found), first, seconds))
+        lines.append(_line(name, _measured(qrels, found), first, seconds))
         print(lines[-1], flush=True)
     if arguments.output:
         Path(arguments.output).write_text("\n".join(lines) + "\n", encoding="utf-8")
