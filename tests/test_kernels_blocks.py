@@ -105,6 +105,7 @@ CASES = {
     "window": Case(PROMPT, group=4, window=13),
     "all at once": Case(PROMPT, group=3, size=24, softcap=3.0, window=29, sinks=True),
     "values of another size": Case(PROMPT, size=16, value_size=24),
+    "a prefix that ends within a block": Case(((0, 20, 0), (20, 33, 11)), group=3),
     "documents first, in any order": Case(((17, 40, 17), (40, 41, 17), (0, 17, 0)), group=3),
 }
 
