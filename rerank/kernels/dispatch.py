@@ -15,6 +15,7 @@ from ranklens.rerank.kernels.layout import Blocks, Sweep
 from ranklens.rerank.kernels.reference import Attended, Mass
 
 Backend = Literal["triton", "torch"]
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def block_attention(
         )
     _check_dtype(query, value)
     _check_options(heads, softcap, window, sinks, {"positions": (positions, length)})
-    if _side(backend, query.device) == "torch":
+    if _side(backend, query) == "torch":
         compute = reference.block_attention
     else:
         from ranklens.rerank.kernels import blocks as fused
@@ -146,7 +147,7 @@ def column_mass(
     _check_options(heads, softcap, window, sinks, tensors)
     if lse is not None and lse.shape != (heads, rows):
         raise UsageError(f"lse {_shape(lse)} is not [{heads} heads, {rows} rows]")
-    if _side(backend, query.device) == "torch":
+    if _side(backend, query) == "torch":
         compute = reference.column_mass
     else:
         from ranklens.rerank.kernels import mass as fused
@@ -159,11 +160,16 @@ def column_mass(
     )  # fmt: skip
 
 
-def _side(backend: Backend | None, device: torch.device) -> Backend:
+def _side(backend: Backend | None, query: torch.Tensor) -> Backend:
     if backend is None:
-        return choose(device).name
+        backend = choose(query.device).name
     if backend not in ("triton", "torch"):
         raise UsageError(f"unknown backend {backend!r}; choose triton or torch")
+    if backend == "triton" and query.dtype not in _DTYPES:
+        raise UsageError(
+            f"the kernels do not compute in {query.dtype}; use {', '.join(map(str, _DTYPES))}, "
+            "or backend='torch'"
+        )
     return backend
 
 

@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from ranklens.rerank.kernels.layout import Sweep
 from ranklens.rerank.kernels.mass_grad import gradients
-from ranklens.rerank.kernels.mass_tile import Problem, visible
+from ranklens.rerank.kernels.mass_tile import Problem, rows_of_a_head, visible
 from ranklens.rerank.kernels.reference import Mass, heads_read
 from ranklens.rerank.kernels.tile import LN2, LOG2E, finite, load_tile, logits, on_device_of
 
@@ -154,17 +154,15 @@ class _Wanted:
 def _log_sums(problem: Problem) -> torch.Tensor:
     """Return LSE, sinks apart, float32 [heads, rows]; +inf for heads that are not read."""
     sweep, query = problem.sweep, problem.query
-    tiles = sweep.row_tiles(problem.height, query.device)
+    tiles = sweep.row_tiles(rows_of_a_head(problem.forward), query.device)
     splits = sweep.splits(len(tiles))
     heads, rows, _ = query.shape
-    part = torch.empty(splits, heads, rows, dtype=torch.float32, device=query.device)
-    unread = [head for head in range(heads) if head not in problem.read]
-    part[:, unread] = torch.inf
+    part = torch.full((splits, heads, rows), torch.inf, device=query.device)
     if len(tiles) and problem.read:
         _lse_fwd_kernel[(len(tiles), len(problem.tables.heads), splits)](
             query, problem.key, part, problem.tables.heads, sweep.bounds(query.device), tiles,
             *problem.masks, *problem.strides, rows, heads, sweep.shared, -(-sweep.shared // splits),
-            *problem.numbers, **problem.constants,
+            *problem.numbers, **problem.forward,
         )  # fmt: skip
     return part[0] if splits == 1 else torch.logsumexp(part, 0)
 
@@ -172,8 +170,8 @@ def _log_sums(problem: Problem) -> torch.Tensor:
 def _masses(problem: Problem, lse: torch.Tensor, wanted: _Wanted) -> list[torch.Tensor | None]:
     """Return the outputs that are wanted."""
     sweep, tables, device = problem.sweep, problem.tables, problem.query.device
-    row_tiles, group_tiles = sweep.counted_tiles(problem.height, device)
-    key_tiles, owned = sweep.key_tiles(problem.constants["BS"], device)
+    row_tiles, group_tiles = sweep.counted_tiles(rows_of_a_head(problem.forward), device)
+    key_tiles, owned = sweep.key_tiles(problem.forward["BS"], device)
     groups, read, shared = sweep.count, len(problem.read), sweep.shared
     by_key_head, documents = len(problem.tables.heads), len(sweep.spans)
 
@@ -189,7 +187,7 @@ def _masses(problem: Problem, lse: torch.Tensor, wanted: _Wanted) -> list[torch.
             tables.weights, sweep.weights(device), sweep.bounds(device), row_tiles, group_tiles,
             key_tiles, *problem.masks, *problem.strides, sweep.rows, groups, read, shared,
             *problem.numbers, TOKENS=wanted.tokens, BY_HEAD=wanted.by_head,
-            DOCUMENTS=wanted.documents, **problem.constants,
+            DOCUMENTS=wanted.documents, **problem.forward,
         )  # fmt: skip
     summed = None if tokens is None else tokens.sum(0)
     found = None

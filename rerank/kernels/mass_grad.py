@@ -21,7 +21,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ranklens.rerank.kernels.mass_tile import Problem, visible
+from ranklens.rerank.kernels.mass_tile import Problem, rows_of_a_head, visible
 from ranklens.rerank.kernels.tile import LOG2E, cap_slope, load_tile, logits, store_tile
 
 _VARYING = ["rows", "groups", "read", "shared", "keys", "count", "chunk", "window"]
@@ -148,7 +148,7 @@ def gradients(
     sweep, query, key = problem.sweep, problem.query, problem.key
     _, rows, size = query.shape
     read = list(problem.read)
-    tiles = sweep.row_tiles(problem.height, query.device)
+    tiles = sweep.row_tiles(rows_of_a_head(problem.backward), query.device)
     slopes = _slopes(problem, upstream)
     splits = sweep.splits(len(tiles))
     d_lse = torch.zeros_like(lse) if upstream[3] is None else upstream[3].float().contiguous()
@@ -165,7 +165,7 @@ def gradients(
         _rows_bwd_kernel[(len(tiles), len(tables.heads), splits)](
             query, key, lse, slopes, d_lse, found, *common, rows, len(read), sweep.count,
             sweep.shared, -(-sweep.shared // splits), *problem.numbers, QUERY=len(shape) == 3,
-            **problem.constants,
+            **problem.backward,
         )  # fmt: skip
         return found.sum(0)
 
@@ -176,9 +176,9 @@ def gradients(
     if launches:
         d_query[read] = by_rows(within, len(read), rows, size).to(query.dtype)
         keys = key.shape[1]
-        _keys_bwd_kernel[(triton.cdiv(keys, problem.constants["BS"]), len(tables.heads))](
+        _keys_bwd_kernel[(triton.cdiv(keys, problem.backward["BS"]), len(tables.heads))](
             query, key, lse, slopes, within, d_key, *common, *d_key.stride()[:2], rows,
-            sweep.count, sweep.shared, keys, len(tiles), *problem.numbers, **problem.constants,
+            sweep.count, sweep.shared, keys, len(tiles), *problem.numbers, **problem.backward,
         )  # fmt: skip
     if given:
         return d_query, d_key, None, d_lse

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from ranklens.rerank.kernels.layout import Sweep
-from ranklens.rerank.kernels.tile import dense, mass_tiles, padded
+from ranklens.rerank.kernels.tile import dense, gradient_tiles, mass_tiles, padded
 
 
 @triton.jit
@@ -74,7 +74,7 @@ class Problem:
     """One call of column mass: its tensors and the arguments that all its kernels take.
 
     ``weights``: of the heads that are ``read``. ``masks``: positions, row_positions and counted;
-    ``numbers``: scale, softcap, window.
+    ``numbers``: scale, softcap, window; ``forward`` and ``backward``: tile sizes and flags.
     """
 
     query: Any
@@ -85,7 +85,8 @@ class Problem:
     tables: HeadTables
     masks: tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
     numbers: tuple[float, float, int]
-    constants: dict[str, Any]
+    forward: dict[str, Any]
+    backward: dict[str, Any]
 
     @classmethod
     def make(
@@ -109,20 +110,18 @@ class Problem:
         weights = tuple(float(every[head]) for head in read)
         tables = head_tables(read, weights, group, device)
         most = tables.heads.shape[1]
-        tiles = mass_tiles(size, query.dtype, most)
-        constants = {
-            "G": group, "GP": most, "D": size, "BD": padded(size), "BM": tiles.rows,
-            "BS": tiles.keys, "SOFTCAP": softcap is not None, "WINDOW": window is not None,
-            "COUNTED": counted is not None, "num_warps": tiles.warps, "num_stages": tiles.stages,
-        }  # fmt: skip
+        forward, backward = (
+            {
+                "G": group, "GP": most, "D": size, "BD": padded(size), "BM": tiles.rows,
+                "BS": tiles.keys, "SOFTCAP": softcap is not None, "WINDOW": window is not None,
+                "COUNTED": counted is not None, "num_warps": tiles.warps,
+                "num_stages": tiles.stages,
+            }
+            for tiles in (rule(size, query.dtype, most) for rule in (mass_tiles, gradient_tiles))
+        )  # fmt: skip
         masks = (positions, row_positions, None if counted is None else counted.to(torch.uint8))
         numbers = (scale, softcap or 0.0, window or 0)
-        return cls(None, None, sweep, read, weights, tables, masks, numbers, constants)
-
-    @property
-    def height(self) -> int:
-        """How many rows of each head a tile has."""
-        return int(self.constants["BM"]) // int(self.constants["GP"])
+        return cls(None, None, sweep, read, weights, tables, masks, numbers, forward, backward)
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -134,3 +133,8 @@ class Problem:
         if query is None or key is None:
             return dataclasses.replace(self, query=None, key=None)
         return dataclasses.replace(self, query=dense(query), key=dense(key))
+
+
+def rows_of_a_head(constants: dict[str, Any]) -> int:
+    """Return how many rows of each head a tile has."""
+    return int(constants["BM"]) // int(constants["GP"])

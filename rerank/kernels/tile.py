@@ -55,12 +55,14 @@ def gradient_tiles(size: int, dtype: torch.dtype, group: int) -> Tiles:
 
 
 def mass_tiles(size: int, dtype: torch.dtype, group: int) -> Tiles:
-    """Return the tiles of column mass; few rows read, so a tile has few of each head."""
+    """Return the tiles of column mass: few rows read, and each tile of keys walks all of them."""
     wide = padded(size)
     if dtype == torch.float32:
         tiles = Tiles(32, 32, 4 if wide <= 64 else 8, 1)
+    elif wide <= 128:
+        tiles = Tiles(64, 128, 8, 2)
     else:
-        tiles = Tiles(64, 64, 4, 2 if wide <= 128 else 1)
+        tiles = Tiles(64, 64, 8, 1)
     return _at_least(tiles, group)
 
 
