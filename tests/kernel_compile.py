@@ -18,7 +18,7 @@ from triton.compiler import ASTSource
 
 from ranklens.rerank.kernels import blocks, blocks_grad, mass, mass_grad, tile
 
-SIZE, GROUP = 64, 4
+SIZE, GROUP = 24, 3
 HALVES = {
     "query", "key", "value", "output", "d_output", "d_query", "d_key", "d_value", "target",
 }  # fmt: skip
@@ -82,7 +82,8 @@ def main() -> None:
         choose(SIZE, dtype, GROUP) for choose in (tile.attention_tiles, tile.gradient_tiles)
     )
     swept = tile.mass_tiles(SIZE, dtype, GROUP)
-    sizes = {"G": GROUP, "GP": GROUP, "D": SIZE, "DV": SIZE, "BD": SIZE, "BDV": SIZE, "B": 128}
+    wide = tile.padded(SIZE)
+    sizes = {"G": GROUP, "GP": 4, "D": SIZE, "DV": SIZE, "BD": wide, "BDV": wide, "B": 128}
     flags = dict.fromkeys(
         ("SOFTCAP", "WINDOW", "SINKS", "COUNTED", "TOKENS", "BY_HEAD", "DOCUMENTS", "QUERY"), True
     )
@@ -94,6 +95,8 @@ def main() -> None:
                 blocks_grad._blocks_query_bwd_kernel,
                 blocks_grad._blocks_key_bwd_kernel,
                 blocks_grad._sum_bwd_kernel,
+                mass_grad._rows_bwd_kernel,
+                mass_grad._keys_bwd_kernel,
             ),
         ),
         (
@@ -102,8 +105,6 @@ def main() -> None:
                 mass._lse_fwd_kernel,
                 mass._mass_fwd_kernel,
                 mass._documents_fwd_kernel,
-                mass_grad._rows_bwd_kernel,
-                mass_grad._keys_bwd_kernel,
             ),
         ),
     ):

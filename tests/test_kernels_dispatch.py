@@ -59,6 +59,12 @@ def test_another_failure_of_triton_is_not_hidden(monkeypatch: pytest.MonkeyPatch
         choose("cuda")
 
 
+def test_the_kernels_refuse_what_they_do_not_compute_in() -> None:
+    x = torch.ones(1, 5, 16, dtype=torch.float64)
+    with pytest.raises(UsageError, match=r"do not compute in torch.float64; use torch.float32"):
+        block_attention(x, x, x, BLOCKS, scale=1.0, backend="triton")
+
+
 def test_a_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     dispatch._say_once.cache_clear()
     with caplog.at_level(logging.INFO, logger=dispatch.__name__):

@@ -261,7 +261,7 @@ def test_a_row_that_sees_nothing_pays_nothing(backend: Backend) -> None:
 @pytest.mark.usefixtures("nan_empty", "triton")
 @pytest.mark.parametrize("wanted", ["tokens", "by_head", "documents"])
 def test_one_output_alone_is_what_it_is_among_all(wanted: str) -> None:
-    case = CASES["some heads"]
+    case = Case(shared=35, spans=((3, 20), (20, 35)), group=3, weights=(0, 1, 2))
     names = ("tokens", "by_head", "documents")
     alone = case.run(case.inputs(), "triton", **{name: name == wanted for name in names})
     among = case.run(case.inputs(), "triton")
@@ -286,7 +286,7 @@ def test_heads_of_weight_0_are_not_read() -> None:
 @pytest.mark.usefixtures("triton")
 def test_three_runs_have_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout, "_CHUNK", 16)
-    case = Case(shared=35, spans=((3, 20), (20, 35)), key_heads=2, sinks=True)
+    case = Case(shared=35, spans=((3, 20), (20, 35)), group=2, sinks=True)
     assert case.sweep.splits(2) == 2
     runs = []
     for _ in range(3):
