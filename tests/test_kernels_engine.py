@@ -70,3 +70,19 @@ def test_the_engine_finds_the_same(over: str, blocked: bool) -> None:
     read = torch.ones(SHARED, dtype=torch.bool) if counted is None else counted[:SHARED]
     check(mass.tokens[:, read], run.mass[0].double()[:, read])
     assert not mass.tokens[:, ~read].any()
+
+
+@pytest.mark.usefixtures("triton")
+def test_nan_in_a_key_is_not_swallowed() -> None:
+    """The engine names layer and document for it, which takes that it shows."""
+    query, key, value = (randn(n, SHARED + ROWS, 16, seed=n) for n in (2, 1, 1))
+    key[0, 9] = torch.nan
+    blocks = Blocks(((0, SHARED, 0), (SHARED, SHARED + ROWS, SHARED)))
+    attended = block_attention(query, key, value, blocks, scale=SCALE, backend="triton")
+    assert attended.output[:, :9].isfinite().all()
+    assert attended.output[:, 9:].isnan().all()
+    assert attended.lse[:, 9:].isnan().all()
+    sweep = Sweep.of_tails(SHARED, (ROWS,), ((0, ROWS),))
+    mass = column_mass(query[:, SHARED:], key, sweep, scale=SCALE, backend="triton")
+    assert mass.tokens is not None
+    assert mass.tokens.isnan().all()

@@ -133,11 +133,11 @@ def _blocks_fwd_kernel(
         tl.store(lse + o_head * length + o_far, (b_max + tl.log2(b_sum)) * LN2, mask=m_row)
     else:
         # A part that sees nothing, all of it beyond a window, has a sum of 0 and counts nothing.
-        b_whole = tl.where(b_sum > 0, b_sum, 1.0)
+        b_whole = tl.where(b_sum == 0, 1.0, b_sum)
         o_part = (slot * tl.num_programs(1) + i_key_head) * BM + o_m
         m_part = o_m < BM
         store_tile(part, o_part * DV, m_part, b_acc / b_whole[:, None], DV, BDV)
-        tl.store(part_lse + o_part, tl.where(b_sum > 0, b_max + tl.log2(b_whole), float("-inf")))
+        tl.store(part_lse + o_part, tl.where(b_sum == 0, float("-inf"), b_max + tl.log2(b_whole)))
 
 
 @triton.jit(do_not_specialize=["length"])

@@ -75,7 +75,7 @@ def _lse_fwd_kernel(
             b_base = finite(b_new)
             b_sum = b_sum * tl.exp2(b_max - b_base) + tl.sum(tl.exp2(b_s - b_base[:, None]), 1)
             b_max = b_new
-    b_lse = tl.where(b_sum > 0, b_max + tl.log2(tl.where(b_sum > 0, b_sum, 1.0)), b_max)
+    b_lse = b_max + tl.log2(tl.where(b_sum == 0, 1.0, b_sum))
     o_out = (i_split.to(tl.int64) * all_heads + b_head) * rows + o_far
     tl.store(part_lse + o_out, b_lse * LN2, mask=m_row)
 
