@@ -78,39 +78,34 @@ def compile_kernel(kernel: Any, tiles: tile.Tiles, **values: Any) -> dict[str, A
 
 def main() -> None:
     dtype = torch.bfloat16
-    forward, backward = (
-        choose(SIZE, dtype, GROUP) for choose in (tile.attention_tiles, tile.gradient_tiles)
+    forward, backward, swept = (
+        rule(SIZE, dtype, GROUP)
+        for rule in (tile.attention_tiles, tile.gradient_tiles, tile.mass_tiles)
     )
-    swept = tile.mass_tiles(SIZE, dtype, GROUP)
     wide = tile.padded(SIZE)
     sizes = {"G": GROUP, "GP": 4, "D": SIZE, "DV": SIZE, "BD": wide, "BDV": wide, "B": 128}
     flags = dict.fromkeys(
-        ("SOFTCAP", "WINDOW", "SINKS", "COUNTED", "TOKENS", "BY_HEAD", "DOCUMENTS", "QUERY"), True
+        ("WINDOW", "SINKS", "COUNTED", "TOKENS", "BY_HEAD", "DOCUMENTS", "QUERY"), True
     )
-    for tiles, kernels in (
-        (forward, (blocks._blocks_fwd_kernel, blocks._join_fwd_kernel)),
-        (
-            backward,
-            (
-                blocks_grad._blocks_query_bwd_kernel,
-                blocks_grad._blocks_key_bwd_kernel,
-                blocks_grad._sum_bwd_kernel,
-                mass_grad._rows_bwd_kernel,
-                mass_grad._keys_bwd_kernel,
-            ),
-        ),
-        (
-            swept,
-            (
-                mass._lse_fwd_kernel,
-                mass._mass_fwd_kernel,
-                mass._documents_fwd_kernel,
-            ),
-        ),
-    ):
-        for kernel in kernels:
-            found = compile_kernel(kernel, tiles, BM=tiles.rows, BS=tiles.keys, **sizes, **flags)
-            sys.stdout.write(json.dumps(found) + "\n")
+    kernels = {
+        blocks._blocks_fwd_kernel: forward,
+        blocks._join_fwd_kernel: forward,
+        blocks_grad._blocks_query_bwd_kernel: backward,
+        blocks_grad._blocks_key_bwd_kernel: backward,
+        blocks_grad._sum_bwd_kernel: backward,
+        mass._lse_fwd_kernel: swept,
+        mass._mass_fwd_kernel: swept,
+        mass._documents_fwd_kernel: swept,
+        mass_grad._rows_bwd_kernel: backward,
+        mass_grad._keys_bwd_kernel: backward,
+    }
+    for kernel, tiles in kernels.items():
+        # The soft cap is the same code everywhere: one kernel of each direction is enough.
+        capped = kernel in (mass._mass_fwd_kernel, blocks_grad._blocks_key_bwd_kernel)
+        found = compile_kernel(
+            kernel, tiles, BM=tiles.rows, BS=tiles.keys, SOFTCAP=capped, **sizes, **flags
+        )
+        sys.stdout.write(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":
