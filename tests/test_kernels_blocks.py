@@ -274,3 +274,35 @@ def test_what_is_compiled_does_not_depend_on_the_prompt(monkeypatch: pytest.Monk
 def test_blocks_that_are_no_prompt_are_refused(ranges: Ranges, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         Blocks(ranges)
+
+
+@pytest.mark.usefixtures("nan_empty")
+@pytest.mark.parametrize("window", [None, 20])
+@pytest.mark.parametrize("backend", get_args(Backend))
+def test_rows_behind_kept_keys_find_what_they_find_in_the_whole(
+    backend: Backend, window: int | None, triton: None
+) -> None:
+    """A pass over kept documents has the keys of all tokens and the queries of its tails."""
+    case = Case(PROMPT, group=3, key_heads=2, window=window)
+    query, key, value = (x.detach() for x in case.inputs())
+    whole = case.run([query, key, value], backend)
+    options: dict[str, Any] = {"window": window, "scale": 0.25, "backend": backend}
+    if window is not None:
+        options["positions"] = case.positions()
+    tails = Blocks(PROMPT[-2:], base=81)
+    found = block_attention(query[:, 81:], key, value, tails, **options)
+    assert torch.equal(found.output, whole[0][:, 81:])
+    assert torch.equal(found.lse, whole[1][:, 81:])
+    with pytest.raises(UsageError, match="tokens 81 to 97 are not one prompt"):
+        block_attention(query, key, value, tails, **options)
+    with pytest.raises(UsageError, match="follows token 80"):
+        Blocks(PROMPT[-2:], base=80)
+
+
+@pytest.mark.usefixtures("triton")
+def test_gradients_take_the_queries_of_all_tokens() -> None:
+    query, key, value = Case(PROMPT).inputs()
+    tails = Blocks(PROMPT[-2:], base=81)
+    found = block_attention(query[:, 81:], key, value, tails, scale=0.25, backend="triton")
+    with pytest.raises(UsageError, match="these begin with token 81"):
+        found.output.sum().backward()

@@ -7,7 +7,8 @@
 over j in [0, prefix) and [start, i] of i's block. A program takes rows of one block, those of
 the G heads that share a key head folded into one tile, so that a key tile is loaded once for
 all of them. Where few rows see a long prefix several programs share it; their parts are joined
-in order. Shapes: query [heads, P, D], key [key heads, P, D], value [key heads, P, Dv].
+in order. Shapes: query [heads, rows, D], key [key heads, P, D], value [key heads, P, Dv]; rows
+are the tokens from ``blocks.base`` on.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import triton
 import triton.language as tl
 from torch.autograd.function import once_differentiable
 
+from ranklens.data.errors import UsageError
 from ranklens.rerank.kernels.blocks_grad import gradients
 from ranklens.rerank.kernels.layout import Blocks
 from ranklens.rerank.kernels.reference import Attended
@@ -35,7 +37,7 @@ from ranklens.rerank.kernels.tile import (
     store_tile,
 )
 
-_VARYING = ["length", "window"]
+_VARYING = ["length", "base", "window"]
 
 
 @triton.jit
@@ -79,7 +81,7 @@ def _attend(
 @triton.jit(do_not_specialize=_VARYING)
 def _blocks_fwd_kernel(
     query, key, value, output, lse, part, part_lse, sinks, positions, items,
-    q_head, q_row, k_head, k_row, v_head, v_row, out_head, out_row, length,
+    q_head, q_row, k_head, k_row, v_head, v_row, out_head, out_row, length, base,
     scale, softcap, window,
     G: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr,
     BM: tl.constexpr, BS: tl.constexpr,
@@ -93,12 +95,13 @@ def _blocks_fwd_kernel(
     own_from, own_to = tl.load(p_item + 4), tl.load(p_item + 5)
     slot = tl.load(p_item + 6).to(tl.int64)
 
-    # Row m of the tile is head m % G at token m // G; what is left of BM stays empty.
+    # Row m of the tile is head m % G at token m // G; what is left of BM stays empty. Queries
+    # begin with the token ``base``, keys with the first.
     o_m = tl.arange(0, BM)
     o_row = first + o_m // G
     o_head = i_key_head * G + o_m % G  # [BM]
     m_row = (o_m < BM // G * G) & (o_row < end)
-    o_far = o_row.to(tl.int64)
+    o_far = (o_row - base).to(tl.int64)
     b_q = load_tile(query, o_head * q_head + o_far * q_row, m_row, D, BD)  # [BM, BD]
     b_place = o_row
     if WINDOW:
@@ -140,9 +143,9 @@ def _blocks_fwd_kernel(
         tl.store(part_lse + o_part, tl.where(b_sum == 0, float("-inf"), b_max + tl.log2(b_whole)))
 
 
-@triton.jit(do_not_specialize=["length"])
+@triton.jit(do_not_specialize=["length", "base"])
 def _join_fwd_kernel(
-    output, lse, part, part_lse, sinks, joins, out_head, out_row, length,
+    output, lse, part, part_lse, sinks, joins, out_head, out_row, length, base,
     G: tl.constexpr, DV: tl.constexpr, BDV: tl.constexpr, BM: tl.constexpr, SINKS: tl.constexpr,
 ):  # fmt: skip
     """LSE = log Σ_n exp LSE_n (+ exp sink), o = Σ_n exp(LSE_n − LSE) o_n, n in order."""
@@ -171,7 +174,7 @@ def _join_fwd_kernel(
         b_sum = b_sum * b_shrink + b_share
         b_max = b_new
     b_sum = tl.where(m_row, b_sum, 1.0)
-    o_far = o_row.to(tl.int64)
+    o_far = (o_row - base).to(tl.int64)
     store_tile(output, o_head * out_head + o_far * out_row, m_row, b_acc / b_sum[:, None], DV, BDV)
     tl.store(lse + o_head * length + o_far, (b_max + tl.log2(b_sum)) * LN2, mask=m_row)
 
@@ -200,6 +203,10 @@ class _BlockAttention(torch.autograd.Function):
     def backward(ctx: Any, d_output: torch.Tensor, d_lse: torch.Tensor) -> tuple[Any, ...]:
         query, key, value, sinks, positions, output, lse = ctx.saved_tensors
         blocks, scale, softcap, window = ctx.settings
+        if blocks.base:
+            raise UsageError(
+                f"gradients take the queries of all tokens; these begin with token {blocks.base}"
+            )
         found = gradients(
             query, key, value, sinks, positions, output, lse, d_output, d_lse,
             blocks, scale, softcap, window,
@@ -241,14 +248,14 @@ def _forward(
             _blocks_fwd_kernel[(len(work.items), key_heads)](
                 query, key, value, output, lse, part, part_lse, sinks, positions, work.items,
                 *query.stride()[:2], *key.stride()[:2], *value.stride()[:2], *output.stride()[:2],
-                length, scale, softcap or 0.0, window or 0,
+                length, blocks.base, scale, softcap or 0.0, window or 0,
                 D=size, BD=padded(size), BS=tiles.keys, SOFTCAP=softcap is not None,
                 WINDOW=window is not None, num_stages=tiles.stages, **constants,
             )  # fmt: skip
         if len(work.joins):
             _join_fwd_kernel[(len(work.joins), key_heads)](
                 output, lse, part, part_lse, sinks, work.joins, *output.stride()[:2], length,
-                **constants,
+                blocks.base, **constants,
             )  # fmt: skip
     return output, lse
 

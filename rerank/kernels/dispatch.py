@@ -65,10 +65,10 @@ def block_attention(
     sinks: torch.Tensor | None = None,
     backend: Backend | None = None,
 ) -> Attended:
-    """Return the output [heads, P, Dv] and the LSE [heads, P] of packed blocks.
+    """Return the output [heads, rows, Dv] and the LSE [heads, rows] of packed blocks.
 
     Token i of a block sees keys [0, prefix) and [start, i] of its block. ``query``
-    [heads, P, D], ``key`` [key heads, P, D] and ``value`` [key heads, P, Dv] have one dtype,
+    [heads, rows, D], one row for each token from ``blocks.base`` on, ``key`` [key heads, P, D] and ``value`` [key heads, P, Dv] have one dtype,
     float32, bfloat16 or float16, and heads are a multiple of key heads. ``softcap`` c bounds
     logits as c · tanh(logit / c); ``window`` hides keys whose position is that much or more
     before the row's, by ``positions`` int [P]; ``sinks`` [heads] is a logit per head in the
@@ -78,11 +78,11 @@ def block_attention(
     The pattern is BlockRank's (arXiv 2510.05396), blocks of any length without padding. Raises
     UsageError for shapes that do not fit.
     """
-    heads, length, _ = _check(query, key)
-    if value.shape[:2] != key.shape[:2] or key.shape[1] != length or blocks.length != length:
+    heads, rows, length = _check(query, key)
+    if value.shape[:2] != key.shape[:2] or (blocks.base + rows, blocks.length) != (length,) * 2:
         raise UsageError(
             f"query {_shape(query)}, key {_shape(key)}, value {_shape(value)} and blocks of "
-            f"{blocks.length} tokens are not one prompt"
+            f"tokens {blocks.base} to {blocks.length} are not one prompt"
         )
     _check_dtype(query, value)
     _check_options(heads, softcap, window, sinks, {"positions": (positions, length)})

@@ -48,17 +48,19 @@ class Blocks:
     ``ranges``: (start, end, prefix) for each block, half open; together they cover [0, P) once,
     in any order. A prefix ends where its block starts or before. So a causal prompt is one block
     with prefix 0, a document one whose prefix is the instruction, a tail one whose prefix is all
-    shared tokens. Raises UsageError for ranges that are not so.
+    shared tokens. Where what comes before token ``base`` has keys only, they cover [base, P).
+    Raises UsageError for ranges that are not so.
     """
 
     ranges: tuple[tuple[int, int, int], ...]
+    base: int = 0
     _tables: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         ranges = tuple((int(start), int(end), int(prefix)) for start, end, prefix in self.ranges)
         object.__setattr__(self, "ranges", ranges)
         ordered = sorted(ranges)
-        bounds = [0, *(end for _, end, _ in ordered)]
+        bounds = [self.base, *(end for _, end, _ in ordered)]
         for (start, end, prefix), before in zip(ordered, bounds, strict=False):
             if start != before or end < start:
                 raise UsageError(
@@ -71,7 +73,7 @@ class Blocks:
     @property
     def length(self) -> int:
         """The number of tokens, P."""
-        return max((end for _, end, _ in self.ranges), default=0)
+        return max((end for _, end, _ in self.ranges), default=self.base)
 
     def forward_work(self, height: int, device: torch.device) -> Work:
         """Return a program for each ``height`` rows of a block, or several that share its prefix.

@@ -65,17 +65,18 @@ def block_attention(
 ) -> Attended:
     """Return what every block attends to; see ``dispatch.block_attention``."""
     heads, length, size = query.shape
-    key_heads = key.shape[0]
+    key_heads, base = key.shape[0], blocks.base
     wide = torch.promote_types(query.dtype, torch.float32)
     q, k, v = (x.to(wide) for x in (query, key, value))
     q = q.reshape(key_heads, heads // key_heads, length, size)
-    token = torch.arange(length, device=query.device)
+    token = torch.arange(blocks.length, device=query.device)
     outputs, sums = [], []
     for start, end, prefix in sorted(blocks.ranges):
         for first in range(start, end, _ROWS):
             rows = slice(first, min(first + _ROWS, end))
             seen = torch.cat([token[:prefix], token[start : rows.stop]])
-            logits = torch.einsum("hgrd,hkd->hgrk", q[:, :, rows], k[:, seen]) * scale
+            own = q[:, :, rows.start - base : rows.stop - base]
+            logits = torch.einsum("hgrd,hkd->hgrk", own, k[:, seen]) * scale
             hidden = seen > token[rows, None]
             if window is not None and positions is not None:
                 hidden = hidden | (positions[rows, None] - positions[seen] >= window)
