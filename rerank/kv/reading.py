@@ -9,6 +9,7 @@ steady, so what is read is the same to the last bit whatever was kept before.
 from __future__ import annotations
 
 import dataclasses
+import uuid
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -46,8 +47,8 @@ class CachedReading:
         _check(profile, cache, model)
         self._engine = engine
         self._cache = cache
-        # An engine without a name has only itself to tell its documents from another's by.
-        self._model = str(id(engine)) if model is None else model.revision
+        # Without a revision nothing tells two models apart: only this reranker's documents are its.
+        self._model = uuid.uuid4().hex if model is None else model.revision
 
     @property
     def rope_switch(self) -> int | None:
