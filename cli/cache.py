@@ -130,22 +130,16 @@ def info(folder: FolderArgument, as_json: options.JsonOption = False) -> None:
         total = {name: sum(row[name] for row in rows) for name in ("documents", "bytes")}
         print_json({"status": "ok", "folder": str(folder), **total, "spaces": rows})
         return
-    print_table(
-        str(folder),
-        ["space", "model", "dtype", "storage", "layers", "tokens kept", "attention kept",
-         "documents", "MB", "KB each", "leftovers"],
-        [
-            [
-                row["space"], *(str(row[name] or "?") for name in ("model", "dtype", "storage")),
-                str(row["layers"] or "?"), str(row["keep_tokens"] or "all"),
-                "" if row["attention_kept"] is None else f"{row['attention_kept']:.3f}",
-                str(row["documents"]), f"{row['bytes'] / 1e6:.1f}",
-                f"{row['bytes_per_document'] / 1e3:.1f}", str(row["leftovers"]),
-            ]
-            for row in rows
-        ],
-        text_columns=4,
-    )  # fmt: skip
+    columns = {
+        "space": "space", "model": "model", "dtype": "dtype", "storage": "storage",
+        "layers": "layers", "keep_tokens": "tokens", "attention_kept": "attention",
+        "documents": "documents", "bytes": "MB", "bytes_per_document": "KB each",
+        "leftovers": "leftovers",
+    }  # fmt: skip
+    if all(row["attention_kept"] is None for row in rows):
+        del columns["attention_kept"]
+    table = [[_shown(name, row[name]) for name in columns] for row in rows]
+    print_table(str(folder), list(columns.values()), table, text_columns=4)
     unknown = [row["space"] for row in rows if row["model"] is None]
     warn(f"{space}: space.json is damaged" for space in unknown)
     left = sum(row["leftovers"] for row in rows)
@@ -261,6 +255,17 @@ def _facts(space: Kept) -> dict[str, Any]:
         "attention_kept": attention,
         "leftovers": len(space.leftovers),
     }
+
+
+def _shown(name: str, value: Any) -> str:
+    if name == "keep_tokens":
+        return "all" if value is None else str(value)
+    if value is None:
+        return "?"
+    if name == "attention_kept":
+        return f"{value:.3f}"
+    unit = {"bytes": 1e6, "bytes_per_document": 1e3}.get(name)
+    return str(value) if unit is None else f"{value / unit:.1f}"
 
 
 def _checking(entries: Iterator[Path], number: int) -> Iterator[Path]:

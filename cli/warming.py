@@ -55,16 +55,16 @@ def keep_all(reranker: AttentionReranker, documents: Iterable[Document], total: 
                 reranker.keep(some)
                 if cache.not_written is not None:
                     raise RanklensError(
-                        f"cannot keep documents in {cache.folder}: {cache.not_written}, after "
-                        f"{done} of {total}; what is kept stays usable, and the same command "
-                        "goes on when there is room"
+                        f"cannot keep documents in {cache.folder}: {cache.not_written}; at "
+                        f"least {done} of {total} are kept and stay usable, and the same "
+                        "command goes on when there is room"
                     )
                 done += len(some)
                 advance(len(some))
     except KeyboardInterrupt:
         raise PartialError(
-            f"interrupted with {done} of {total} documents kept; the same command goes on from "
-            f"there ({cache.folder})"
+            f"interrupted with at least {done} of {total} documents kept; the same command "
+            f"goes on from there ({cache.folder})"
         ) from None
     return cache.counts
 
