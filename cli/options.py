@@ -57,8 +57,8 @@ DocumentsOption = Annotated[
     typer.Option(
         "--documents",
         metavar="FOLDER",
-        help="Keep documents in FOLDER, computed once, here or by `ranklens cache build`; "
-        "for profiles in blocks.",
+        help="For profiles in blocks: keep documents in FOLDER, computed once, here or by "
+        "`ranklens cache build`.",
     ),
 ]
 DepthOption = Annotated[
