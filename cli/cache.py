@@ -101,14 +101,14 @@ def build(
         **kept.describe(),
         "documents": total,
         "computed": counts.computed,
-        "kept_before": total - counts.computed,
+        "already_kept": total - counts.computed,
         "damaged": counts.damaged,
     }
     if counts.damaged:
         warn([f"{counts.damaged} kept documents were damaged, and are computed and kept anew"])
     note(
         f"{output} keeps {total} documents: {counts.computed} computed, "
-        f"{total - counts.computed} there before"
+        f"{total - counts.computed} there already"
     )
     if as_json:
         print_json(value)

@@ -27,7 +27,7 @@ def test_documents_built_ahead_rank_as_those_computed_on_the_way(
     assert built.returncode == 0, built.stderr
     assert json.loads(built.stdout) == {
         "status": "ok", "folder": "kept", "profile": "icr-block", "storage": "exact",
-        "keep_tokens": None, "documents": 12, "computed": 12, "kept_before": 0, "damaged": 0,
+        "keep_tokens": None, "documents": 12, "computed": 12, "already_kept": 0, "damaged": 0,
     }  # fmt: skip
     assert "profile icr-block" in built.stderr
 
@@ -66,20 +66,28 @@ def test_what_is_kept_is_not_computed_again(build: Call) -> None:
     value = json.loads(rest.stdout)
     assert (value["documents"], value["damaged"]) == (12, 1)
     assert value["computed"] in (7, 8), "the damaged one is a document or the prefix"
-    assert value["kept_before"] == 12 - value["computed"]
+    assert value["already_kept"] == 12 - value["computed"]
     assert "warning: 1 kept documents were damaged" in rest.stderr
     assert sum(path.stat().st_ino in times for path in entries()) >= 5
     whole = build()
-    assert "kept keeps 12 documents: 0 computed, 12 there before" in whole.stderr
+    assert "kept keeps 12 documents: 0 computed, 12 there already" in whole.stderr
     for path in entries():
         read_entry(path)
+
+
+def test_equal_texts_are_one_document(build: Call, collection: Path) -> None:
+    lines = (collection / "docs.jsonl").read_text()
+    with (collection / "docs.jsonl").open("a") as stream:
+        stream.write(lines.replace('"_id": "d', '"_id": "again'))
+    value = json.loads(build("--json").stdout)
+    assert (value["documents"], value["computed"], value["already_kept"]) == (24, 12, 12)
 
 
 def test_candidates_only(build: Call, collection: Path) -> None:
     value = json.loads(build("--candidates", "all", "--depth", 3, "--json").stdout)
     assert value["documents"] == 3
     value = json.loads(build("--candidates", collection / "all.run", "--json").stdout)
-    assert (value["documents"], value["kept_before"]) == (12, 3)
+    assert (value["documents"], value["already_kept"]) == (12, 3)
 
 
 def test_fewer_bits_and_tokens_are_taken_from_the_folder(

@@ -239,4 +239,4 @@ def test_a_full_disk_ends_the_build_and_keeps_what_is_there(
     for path in entries():
         read_entry(path)
     value = json.loads(call(*command, "--json").stdout)
-    assert (value["documents"], value["kept_before"], value["damaged"]) == (213, written - 1, 0)
+    assert (value["documents"], value["already_kept"], value["damaged"]) == (213, written - 1, 0)
