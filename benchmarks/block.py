@@ -1,14 +1,16 @@
-"""Block layout: against two eager passes over the causal prompt, and with more documents.
+"""Block layout: against two eager passes over the causal prompt, cold and with kept documents.
 
     python benchmarks/block.py COLLECTION --candidates NAME [--profile smollm2-135m-block]
 
 First: the first ``--queries`` queries with 20 candidates, in bfloat16, in turns: two eager passes
 of the base model with output_attentions over ICR's prompt, the engine with the profile
-``causal`` (learned, causal layout, early exit), the engine with ``--profile``. Then the same
-engine over 20, 100 and 500 documents of one query (candidates of others fill up), and the
-exponent b of time ~ documents^b between the first and the last. Nothing is reported when, in
-float32 and over the first six candidates, an eager pass with the block layout's dense mask
-differs by more than 1e-5.
+``causal`` (learned, causal layout, early exit), the engine with ``--profile``, the same with a
+document cache that is empty, and with one that holds all documents. Then the same engine over
+20, 100 and 500 documents of one query (candidates of others fill up), and the exponent b of
+time ~ documents^b between the first and the last. Nothing is reported when, in float32 and over
+the first six candidates, an eager pass with the block layout's dense mask differs by more than
+1e-5 from the engine, with or without kept documents, or when kept documents give other bits than
+those computed in the same pass.
 """
 
 from __future__ import annotations
@@ -19,13 +21,17 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attention_peers import peer
 
 from ranklens import AttentionReranker, Document, load_collection, load_profile
 from ranklens.data.models import resolve
+from ranklens.rerank.kv.cache import DocumentCache
+from ranklens.rerank.kv.reading import CachedReading
 
 if TYPE_CHECKING:
     import torch
@@ -77,15 +83,25 @@ def _turns(arguments: argparse.Namespace, lists: list[tuple[str, list[Document]]
     """Time the contenders in turns; ratios are medians of the rounds' ratios."""
     icr = _reranker(arguments, "icr")
     eager = peer("eager", Path(resolve(arguments.model).path), arguments.dtype)
-    rerankers = {name: _reranker(arguments, name) for name in (arguments.causal, arguments.profile)}
-    work: dict[str, list[Any]] = {"eager, two passes": [icr.layout(*x) for x in lists]}
-    work |= {name: [one.layout(*x) for x in lists] for name, one in rerankers.items()}
+    causal, block = (_reranker(arguments, name) for name in (arguments.causal, arguments.profile))
+    kept = _reranker(arguments, arguments.profile, DocumentCache())
+    work: dict[str, tuple[Callable[[PromptLayout], object], list[PromptLayout]]] = {
+        "eager, two passes": (eager, [icr.layout(*x) for x in lists]),
+        arguments.causal: (causal.read, [causal.layout(*x) for x in lists]),
+        arguments.profile: (block.read, [block.layout(*x) for x in lists]),
+        "  documents to keep": (partial(_cold, block), [block.layout(*x) for x in lists]),
+        "  documents kept": (kept.read, [block.layout(*x) for x in lists]),
+    }
+    for layout in work["  documents kept"][1]:
+        steady = block.engine.read(layout, block.plan, steady=True).mass
+        if not all(bool((kept.read(layout).mass == steady).all()) for _ in range(2)):
+            sys.exit("kept documents give other bits than computed ones: no figures")
     times: dict[str, list[float]] = {name: [] for name in work}
     for turn in range(arguments.repeat + 1):
-        for name, layouts in work.items():
+        for name, (read, layouts) in work.items():
             start = time.perf_counter()
             for layout in layouts[:1] if turn == 0 else layouts:
-                eager(layout) if name not in rerankers else rerankers[name].read(layout)
+                read(layout)
             if turn:
                 times[name].append(time.perf_counter() - start)
     found = []
@@ -93,7 +109,7 @@ def _turns(arguments: argparse.Namespace, lists: list[tuple[str, list[Document]]
         ratio = statistics.median(
             a / b for a, b in zip(times["eager, two passes"], of_name, strict=True)
         )
-        tokens = sum(len(layout.shared) for layout in work[name]) // len(lists)
+        tokens = sum(len(layout.shared) for layout in work[name][1]) // len(lists)
         found.append(
             f"{name:25} {tokens:7} {statistics.median(of_name):9.2f} {min(of_name):9.2f} "
             f"{max(of_name):9.2f} {ratio:8.2f}"
@@ -102,9 +118,17 @@ def _turns(arguments: argparse.Namespace, lists: list[tuple[str, list[Document]]
     return found
 
 
-def _reranker(arguments: argparse.Namespace, profile: str) -> AttentionReranker:
+def _cold(reranker: AttentionReranker, layout: PromptLayout) -> object:
+    """Read a layout with a cache that holds nothing yet."""
+    reading = CachedReading(reranker.engine, DocumentCache(), reranker.profile, reranker.model)
+    return reading.read(layout, reranker.plan)
+
+
+def _reranker(
+    arguments: argparse.Namespace, profile: str, documents: DocumentCache | None = None
+) -> AttentionReranker:
     return AttentionReranker.from_pretrained(
-        arguments.model, profile=profile, device="cpu", dtype=arguments.dtype
+        arguments.model, profile=profile, device="cpu", dtype=arguments.dtype, documents=documents
     )
 
 
@@ -125,6 +149,8 @@ def _difference(arguments: argparse.Namespace, query: str, documents: list[Docum
     )
     layout = ours.layout(query, documents[:6])
     signal = ours.read(layout)
+    reading = CachedReading(ours.engine, DocumentCache(), ours.profile, ours.model)
+    kept = reading.read(layout, ours.plan)
     model = AutoModel.from_pretrained(
         resolve(arguments.model).path, attn_implementation="eager", dtype=torch.float32
     ).eval()
@@ -147,8 +173,9 @@ def _difference(arguments: argparse.Namespace, query: str, documents: list[Docum
         by_layer: list[torch.Tensor] = [
             a[0, :, rows, : len(layout.shared)].mean(1) for a in attentions
         ]
-        for (layer, head), mass in zip(signal.plan.heads, signal.mass[:, number], strict=True):
-            worst = max(worst, float((by_layer[layer][head] - mass).abs().max()))
+        for found in (signal, kept):
+            for (layer, head), mass in zip(found.plan.heads, found.mass[:, number], strict=True):
+                worst = max(worst, float((by_layer[layer][head] - mass).abs().max()))
     return worst
 
 

@@ -2,7 +2,8 @@
 
     python benchmarks/quality.py COLLECTION --candidates NAME --depth N PROFILE...
 
-Each profile reranks the first N candidates of every judged query with ``--model``; ``minilm`` is
+Each profile reranks the first N candidates of every judged query, or of the first ``--queries``,
+with ``--model``; ``--candidates`` is a run file or the collection's name of one; ``minilm`` is
 a bi-encoder (all-MiniLM-L6-v2, mean pooling, cosine) for comparison. ``--most M`` reads a list in
 prompts of at most M documents that share anchors. Printed are nDCG@10 with a
 95% bootstrap interval, the difference to the first stage, and the p-value of a two-sided paired
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from ranklens import Document, Query, Run, ScoredDoc, evaluate, load_collection
+from ranklens.cli.specs import find_candidates
 
 ROUNDS = 100_000
 
@@ -29,15 +31,17 @@ ROUNDS = 100_000
 def main() -> None:
     arguments = _arguments()
     collection = load_collection(arguments.collection)
-    candidates = collection.candidates(arguments.candidates)
     queries = [query for query in collection.queries if query.id in collection.qrels]
+    queries = queries[: arguments.queries]
+    candidates = find_candidates(collection, arguments.candidates, queries)
     depth = arguments.depth
     wanted = {doc.doc_id for query in queries for doc in candidates[query.id][:depth]}
     texts = collection.documents.get_many(wanted)
     lists = {
         query: [texts[doc.doc_id] for doc in candidates[query.id][:depth]] for query in queries
     }
-    first = _measured(collection.qrels, {q: _by_place(d) for q, d in lists.items()})
+    qrels = collection.qrels.restricted_to(query.id for query in queries)
+    first = _measured(qrels, {q: _by_place(d) for q, d in lists.items()})
     lines = [
         f"command: python benchmarks/quality.py {' '.join(sys.argv[1:])}",
         f"{collection.name}, {len(queries)} queries, depth {depth}, {os.cpu_count()} cores",
@@ -50,7 +54,7 @@ def main() -> None:
         start = time.perf_counter()
         found = _minilm(lists) if name == "minilm" else _attention(lists, name, arguments)
         seconds = time.perf_counter() - start
-        lines.append(_line(name, _measured(collection.qrels, found), first, seconds))
+        lines.append(_line(name, _measured(qrels, found), first, seconds))
         print(lines[-1], flush=True)
     if arguments.output:
         Path(arguments.output).write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -133,6 +137,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("collection")
     parser.add_argument("profiles", nargs="+", metavar="PROFILE", help="or minilm")
     parser.add_argument("--candidates", required=True)
+    parser.add_argument("--queries", type=int)
     parser.add_argument("--depth", type=int, default=20)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--most", type=int)

@@ -39,12 +39,12 @@ _ROOM = 2**24
 class Held(Protocol):
     """Keys and values of the shared tokens from an earlier pass."""
 
-    def keys(self, layer: int) -> torch.Tensor:
-        """Return [key heads, shared, D], rotated to the tokens' positions."""
+    def keys(self, layer: int, behind: torch.Tensor) -> torch.Tensor:
+        """Return [key heads, shared + rows, D], rotated, with the tails' keys ``behind``."""
         ...
 
-    def values(self, layer: int) -> torch.Tensor:
-        """Return [key heads, shared, D]; not asked for in the plan's last layer."""
+    def values(self, layer: int, behind: torch.Tensor) -> torch.Tensor:
+        """Return the same of values; not asked for in the plan's last layer."""
         ...
 
 
@@ -240,11 +240,12 @@ def branch_attention(
         if layer == run.plan.last_layer:
             raise ReadingDone
         return _shared_rows(run, query, key, value, softmax), None
-    keys, values = key[0], value[0]
+    # In one arrangement in memory, wherever they come from: products round by it.
+    keys, values = key[0].contiguous(), value[0].contiguous()
     if run.held is not None:
-        keys = torch.cat([run.held.keys(layer), keys], dim=1)
+        keys = run.held.keys(layer, keys)
         if layer != run.plan.last_layer:
-            values = torch.cat([run.held.values(layer), values], dim=1)
+            values = run.held.values(layer, values)
     if run.turn is not None:
         keys = torch.cat([moved(keys[:, : run.shared], *run.turn), keys[:, run.shared :]], dim=1)
     behind = slice(query.shape[2] - run.tail_rows, None)

@@ -245,7 +245,7 @@ class AttentionEngine:
 
             found = frequencies(self.model)
             # In the first layer a key is its token's, turned by its position alone.
-            first = plan_signal(SignalChoice(rows="last", heads={"0-0": 1.0}), self.config)
+            first = SignalPlan({0: {0: 1.0}}, "attention", "all-keys", per_head=False)
             near, far = (
                 self.compute(PromptLayout([0, 1], (), 0, (), (), ((1, 2),), at), first)[0][0][:, 1:]
                 for at in ((0, 1), (0, 1 + _FAR))

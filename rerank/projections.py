@@ -62,7 +62,13 @@ def _replacements(
         number = _number(layer)
         if number is None or number > last_layer:
             continue
-        for parent in layer.modules():
+        whole = []
+        for name, child in layer.named_children() if split.steady is not None else ():
+            if _is_row_by_row(child):
+                whole.append(child)
+                yield layer, name, _Apart(child, split)
+        inside = {part for child in whole for part in child.modules()}
+        for parent in (part for part in layer.modules() if part not in inside):
             attention = hasattr(parent, "q_proj") and hasattr(parent, "v_proj")
             for name, child in parent.named_children():
                 if attention and name == "v_proj" and number == last_layer:
@@ -71,6 +77,22 @@ def _replacements(
                     yield parent, name, _Apart(child, split, alone=number == last_layer)
                 elif split.steady is not None and isinstance(child, nn.Linear):
                     yield parent, name, _Apart(child, split)
+
+
+def _is_row_by_row(module: nn.Module) -> bool:
+    """Say whether a layer's module is linear maps and functions of each row, as an MLP is.
+
+    Its functions too are computed for a steady number of rows then: how a vectorised one rounds
+    can depend on where it begins.
+    """
+    parts = list(module.modules())
+    own = [part for part in parts if list(part.parameters(recurse=False))]
+    return (
+        len(parts) > 1
+        and bool(own)
+        and all(isinstance(part, nn.Linear) for part in own)
+        and not any(isinstance(part, nn.ModuleList) or hasattr(part, "layer_idx") for part in parts)
+    )
 
 
 def _number(layer: nn.Module) -> int | None:

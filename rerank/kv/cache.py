@@ -23,12 +23,16 @@ MEMORY = 2**30
 
 @dataclass(slots=True)
 class Counts:
-    """Documents by where they came from, and entries that were found damaged."""
+    """Documents by where they came from, and entries that were found damaged.
+
+    ``lost`` adds up the shares of attention that ``keep_tokens`` left out of those computed.
+    """
 
     memory: int = 0
     disk: int = 0
     computed: int = 0
     damaged: int = 0
+    lost: float = 0.0
 
 
 class DocumentCache:
@@ -117,6 +121,7 @@ class Space:
     def put(self, document: str, entry: Entry, *, counted: bool = True) -> None:
         """Keep an entry that was computed."""
         self.cache.counts.computed += counted
+        self.cache.counts.lost += 1 - entry.mass_kept
         self._memory.put(f"{self.name}/{document}", entry)
         if self._disk is not None:
             self._disk.put(document, entry)

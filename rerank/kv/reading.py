@@ -74,7 +74,7 @@ class CachedReading:
                 f"the prompt has {layout.length}; rank without a document cache"
             )
         entries = self.keep(layout, plan)
-        held = Assembled(entries, self._last_heads(plan), plan, self._engine)
+        held = Assembled(entries, plan.last_layer, self._last_heads(plan))
         if held.kept is None:
             return self._engine.read(layout, plan, held=held, steady=True)
         signal = self._engine.read(narrowed(layout, held.kept), plan, held=held, steady=True)
