@@ -22,6 +22,8 @@ import torch
 from ranklens.data.errors import InvalidInputError
 from ranklens.rerank.blocks import block_attention, buckets
 from ranklens.rerank.body import Softmax, causal_attention
+from ranklens.rerank.fused import Fused, shared_rows, tail_rows
+from ranklens.rerank.kernels.dispatch import Backend
 from ranklens.rerank.plan import SignalPlan
 from ranklens.rerank.prompt import PromptLayout
 from ranklens.rerank.rotation import moved
@@ -72,9 +74,12 @@ class AttentionRun:
         *,
         held: Held | None = None,
         frequencies: torch.Tensor | None = None,
+        backend: Backend = "torch",
         trace: bool = False,
     ) -> None:
         tails = layout.tails
+        self.backend = backend
+        self.fused = Fused(layout, plan.over, device) if backend == "triton" else None
         self.shared = shared = len(layout.shared)
         self.held = held
         self.computed: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -101,7 +106,7 @@ class AttentionRun:
             self.places[:shared] = torch.tensor(layout.places)
             self.turn = ((self.places - positions)[:shared], frequencies)
         self.prefix = layout.blocks[0][0] if layout.blocks else shared
-        computed = layout.blocks if held is None else ()
+        computed = layout.blocks if held is None and self.fused is None else ()
         self.buckets = buckets(computed, device) if computed else []
         # 0 for tokens that all later ones see, then one number for each block and tail.
         own = torch.zeros(shared, dtype=torch.long)
@@ -249,7 +254,10 @@ def branch_attention(
     if run.turn is not None:
         keys = torch.cat([moved(keys[:, : run.shared], *run.turn), keys[:, run.shared :]], dim=1)
     behind = slice(query.shape[2] - run.tail_rows, None)
-    tails = _tail_rows(run, layer, query[0, :, behind], keys, values, softmax)
+    of_tails = (run, layer, query[0, :, behind], keys, values, softmax)
+    tails = _tail_rows(*of_tails) if run.fused is None else tail_rows(*of_tails, run.fused)
+    if tails is None:
+        raise ReadingDone
     if run.held is not None:
         return tails.transpose(0, 1)[None], None
     output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
@@ -266,6 +274,8 @@ def _shared_rows(
     softmax: Softmax,
 ) -> torch.Tensor:
     """Return the output [1, shared, heads, D] of the shared tokens among themselves."""
+    if run.fused is not None and run.fused.documents is not None:
+        return shared_rows(run, query, key, value, softmax, run.fused.documents)
     if not run.buckets:
         return causal_attention(query, key, value, run.shared, softmax)
     positions = run.position_ids[0]
@@ -296,11 +306,10 @@ def _tail_rows(
     key: torch.Tensor,
     value: torch.Tensor,
     softmax: Softmax,
-) -> torch.Tensor:
+) -> torch.Tensor | None:
     """Record what the tail rows attend to and return their output [heads, rows, D].
 
-    Shapes: query [heads, rows, D]; key, value [key heads, P, D]. After the last layer that is
-    read nothing is returned: ReadingDone is raised.
+    Shapes: query [heads, rows, D]; key, value [key heads, P, D]. None after the last layer read.
     """
     heads, rows, size = query.shape
     key_heads, length, _ = key.shape
@@ -329,6 +338,4 @@ def _tail_rows(
         if not last:
             weights = weights.to(value.dtype).view(-1, group * rows, length)
             output[of_keys] = (weights @ value[keys]).view(-1, rows, value.shape[-1])
-    if last:
-        raise ReadingDone
-    return output
+    return None if last else output

@@ -59,9 +59,11 @@ class AttentionEngine:
 
     def __init__(self, model: Any, tokenizer: Any, placement: Placement) -> None:
         from ranklens.rerank import attention
+        from ranklens.rerank.kernels.dispatch import choose
 
         attention.register()
         self.model = model.eval()
+        self.backend = choose(model.device).name
         self.tokenizer = tokenizer
         self.placement = placement
         self._lock = threading.Lock()
@@ -218,7 +220,14 @@ class AttentionEngine:
         with self._lock, torch.inference_mode():
             device = self.model.device
             run = AttentionRun(
-                layout, plan, device, held=held, frequencies=frequencies, trace=trace
+                layout,
+                plan,
+                device,
+                held=held,
+                frequencies=frequencies,
+                # Logits are no weights: reading them is left to torch.
+                backend="torch" if plan.values == "logits" else self.backend,
+                trace=trace,
             )
             shared = len(ids) - run.tail_rows
             projections = reading_projections(

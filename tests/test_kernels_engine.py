@@ -30,7 +30,7 @@ def layout_of(*, blocked: bool) -> PromptLayout:
     if not blocked:
         return PromptLayout(shared, TAILS, 1, SPANS, (0, 0))
     positions = (*range(PREFIX), *(PREFIX + n for a, b in DOCUMENTS for n in range(b - a)))
-    return PromptLayout(shared, TAILS, 1, SPANS, (0, 0), DOCUMENTS, positions, 30)
+    return PromptLayout(shared, TAILS, 1, SPANS, (0, 0), DOCUMENTS, positions, None, 30)
 
 
 @pytest.mark.usefixtures("nan_empty", "triton")

@@ -68,12 +68,13 @@ def block_attention(
     """Return the output [heads, rows, Dv] and the LSE [heads, rows] of packed blocks.
 
     Token i of a block sees keys [0, prefix) and [start, i] of its block. ``query``
-    [heads, rows, D], one row for each token from ``blocks.base`` on, ``key`` [key heads, P, D] and ``value`` [key heads, P, Dv] have one dtype,
-    float32, bfloat16 or float16, and heads are a multiple of key heads. ``softcap`` c bounds
-    logits as c · tanh(logit / c); ``window`` hides keys whose position is that much or more
-    before the row's, by ``positions`` int [P]; ``sinks`` [heads] is a logit per head in the
-    denominator, which carries no value. Both results have gradients to query, key, value and
-    sinks. Computed by ``backend``, or as ``choose`` says; bit for bit the same on every call.
+    [heads, rows, D], a row for each token from ``blocks.base`` on, ``key`` [key heads, P, D] and
+    ``value`` [key heads, P, Dv] have one dtype, float32, bfloat16 or float16, and heads are a
+    multiple of key heads. ``softcap`` c bounds logits as c · tanh(logit / c); ``window`` hides
+    keys whose position is that much or more before the row's, by ``positions`` int [P];
+    ``sinks`` [heads] is a logit per head in the denominator, which carries no value. Both
+    results have gradients to query, key, value and sinks, with the queries of all tokens.
+    Computed by ``backend``, or as ``choose`` says; bit for bit the same on every call.
 
     The pattern is BlockRank's (arXiv 2510.05396), blocks of any length without padding. Raises
     UsageError for shapes that do not fit.
