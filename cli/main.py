@@ -12,6 +12,7 @@ import typer
 from ranklens import __version__
 from ranklens.cli import (
     bias,
+    cache,
     calibrate,
     demo,
     doctor,
@@ -63,6 +64,7 @@ app.command()(find.find)
 app.command()(calibrate.calibrate)
 app.command()(bias.bias)
 app.add_typer(heads.app, name="heads")
+app.add_typer(cache.app, name="cache")
 app.add_typer(models.app, name="models")
 app.command()(doctor.doctor)
 

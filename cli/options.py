@@ -52,6 +52,15 @@ PassagesOption = Annotated[
         help="Split long documents: max or sum of their passages' scores (256 tokens each).",
     ),
 ]
+DocumentsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--documents",
+        metavar="FOLDER",
+        help="For profiles in blocks: keep documents in FOLDER, computed once, here or by "
+        "`ranklens cache build`.",
+    ),
+]
 DepthOption = Annotated[
     int, typer.Option(callback=_positive, help="Candidates to rerank per query.")
 ]

@@ -42,6 +42,16 @@ def check_output(path: Path) -> None:
         raise InvalidInputError(f"cannot write {path}: its folder is read-only")
 
 
+def check_folder(path: Path) -> None:
+    """Make a folder; InvalidInputError, before the work, when nothing can be written there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInputError(f"cannot write in {path}: {error.strerror}") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise InvalidInputError(f"cannot write in {path}: the folder is read-only")
+
+
 def print_json(value: object, *, ascii_only: bool = False) -> None:
     """Print a result for machines: one JSON value, NaN refused."""
     text = json.dumps(value, indent=2, ensure_ascii=ascii_only, allow_nan=False)

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ranklens.cli.documents import tell_origins
 from ranklens.cli.output import note, warn
 from ranklens.cli.report import pipeline_metrics
 from ranklens.cli.run_folder import RunFolder, open_run_folder
@@ -153,6 +154,7 @@ def _rerank(
         if ranking is not None:
             shortened += sum(1 for ranked in ranking if ranked.tokens_cut)
             folder.append(query.id, ranking)
+    tell_origins(reranker.documents)
     if shortened:
         warn([f"{shortened} documents were shortened to fit (tokens_cut in results.jsonl)"])
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ranklens.cli import options
+from ranklens.cli.documents import kept_documents, tell_origins
 from ranklens.cli.specs import DEFAULT_RERANKER, RerankerSpec
 from ranklens.data.errors import InvalidInputError, UsageError
 
@@ -26,6 +27,7 @@ def rerank(
     profile: options.ProfileOption = None,
     long_lists: options.LongListsOption = "refuse",
     passages: options.PassagesOption = None,
+    documents: options.DocumentsOption = None,
     depth: options.DepthOption = 100,
     limit: options.LimitOption = None,
     scale: Annotated[
@@ -59,7 +61,9 @@ def rerank(
     from ranklens.data.runs import Run, write_run
     from ranklens.rerank.scales import keep, rescaled
 
-    spec = RerankerSpec.parse(reranker, profile, device, dtype, long_lists, passages)
+    spec = RerankerSpec.parse(
+        reranker, profile, device, dtype, long_lists, passages, kept_documents(documents)
+    )
     written = _scale(scale, threshold, spec, depth)
     check_output(output)
     loaded = load_collection(collection)
@@ -87,6 +91,7 @@ def rerank(
         dropped += len(scaled) - len(kept)
         below += len(first[query.id]) - len(scaled)
         rankings[query.id] = [ScoredDoc(ranked.id, ranked.score) for ranked in kept]
+    origins = tell_origins(engine.documents)
     if shortened:
         warn([f"{shortened} documents were shortened to fit"])
     empty = [query_id for query_id, docs in rankings.items() if not docs]
@@ -98,6 +103,7 @@ def rerank(
     write_run(Run(rankings), output)
     if as_json:
         value = {"status": "ok", "run": str(output), "queries": len(rankings), "scale": scale}
+        value |= {"documents": origins} if origins is not None else {}
         left_out = {"threshold": threshold, "dropped": dropped, "below_depth": below}
         value |= left_out | {"empty_queries": empty} if threshold is not None else {}
         print_json(value)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ranklens.cli import options
+from ranklens.cli.documents import kept_documents
 from ranklens.cli.specs import DEFAULT_RERANKER, RerankerSpec
 from ranklens.data.errors import UsageError
 
@@ -23,6 +24,7 @@ def run(
     profile: options.ProfileOption = None,
     long_lists: options.LongListsOption = "refuse",
     passages: options.PassagesOption = None,
+    documents: options.DocumentsOption = None,
     depth: options.DepthOption = 20,
     limit: options.LimitOption = None,
     device: options.DeviceOption = None,
@@ -44,7 +46,9 @@ def run(
     from ranklens.cli.report import print_metrics
     from ranklens.data.load import load_collection
 
-    spec = RerankerSpec.parse(reranker, profile, device, dtype, long_lists, passages)
+    spec = RerankerSpec.parse(
+        reranker, profile, device, dtype, long_lists, passages, kept_documents(documents)
+    )
     loaded = load_collection(collection)
     metrics = run_pipeline(
         loaded,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ranklens.data.errors import InvalidInputError, UsageError
 
 if TYPE_CHECKING:
+    from ranklens.cli.documents import KeptDocuments
     from ranklens.data.collection import Collection
     from ranklens.data.records import Query
     from ranklens.data.runs import Run
@@ -37,6 +38,7 @@ class RerankerSpec:
     dtype: str | None
     long_lists: str
     passages: Passages | None
+    documents: KeptDocuments | None = None
 
     @classmethod
     def parse(
@@ -47,11 +49,13 @@ class RerankerSpec:
         dtype: str | None,
         long_lists: str = "refuse",
         passages: str | None = None,
+        documents: KeptDocuments | None = None,
     ) -> RerankerSpec:
         """Read ``KIND:MODEL``; UsageError names the kinds, and the profile must exist.
 
         Without a profile it is the model's own where one is shipped. ``passages`` is read by
-        ``parse_passages``.
+        ``parse_passages``. With ``documents`` the profile must be one whose documents can be
+        kept, else InvalidInputError.
         """
         from ranklens.rerank.profile_file import default_profile, load_profile
 
@@ -61,10 +65,14 @@ class RerankerSpec:
             raise UsageError(f"unknown reranker {text!r}; expected {forms}")
         profile = profile or default_profile(model)
         split = parse_passages(passages)
-        load_profile(profile)
+        chosen = load_profile(profile)
+        if documents is not None:
+            from ranklens.rerank.kv.reading import check_profile
+
+            check_profile(chosen, documents.keep_tokens)
         if long_lists not in LONG_LISTS:
             raise UsageError(f"--long-lists is {long_lists!r}; choose {' or '.join(LONG_LISTS)}")
-        return cls(model, profile, device, dtype, long_lists, split)
+        return cls(model, profile, device, dtype, long_lists, split, documents)
 
     def describe(self) -> dict[str, Any]:
         """Return all that a ranking depends on: weights, method, device, dtype, software.
@@ -91,6 +99,7 @@ class RerankerSpec:
             "profile": profile.to_dict(),
             "long_lists": self.long_lists,
             "passages": None if self.passages is None else dataclasses.asdict(self.passages),
+            "documents": None if self.documents is None else self.documents.describe(),
             "device": placement.device,
             "dtype": placement.dtype,
             "versions": {name: version(name) for name in _VERSIONS},
@@ -109,6 +118,7 @@ class RerankerSpec:
             dtype=self.dtype,
             long_lists=LongLists(self.long_lists),
             passages=self.passages,
+            documents=None if self.documents is None else self.documents.cache(),
         )
 
 

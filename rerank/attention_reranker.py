@@ -82,6 +82,7 @@ class AttentionReranker:
         self.model = model
         self.long_lists = LongLists(long_lists) if isinstance(long_lists, str) else long_lists
         self.passages = passages
+        self.documents = documents
         self.frame = profile.prompt.frame or frame_of(engine.tokenizer)
         self.plan = engine.plan(profile.signal)
         self._pieces = PieceTokenizer(engine.tokenizer)

@@ -44,4 +44,4 @@ def test_the_commands_of_the_readme_exist() -> None:
     known = {command.callback.__name__ for command in app.registered_commands if command.callback}
     known |= {str(group.name) for group in app.registered_groups}
     assert shown <= known
-    assert {"run", "retrieve", "rerank", "evaluate", "models", "doctor"} <= shown
+    assert {"run", "retrieve", "rerank", "evaluate", "cache", "models", "doctor"} <= shown

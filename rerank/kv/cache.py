@@ -23,7 +23,7 @@ MEMORY = 2**30
 
 @dataclass(slots=True)
 class Counts:
-    """Documents (and prefixes) by where they came from, and entries that were found damaged.
+    """Documents by where they came from, and entries that were found damaged.
 
     ``lost`` adds up the shares of attention that ``keep_tokens`` left out of those computed.
     """
@@ -98,12 +98,15 @@ class Space:
     _memory: Memory = field(repr=False)
     _disk: Disk | None = field(repr=False)
 
-    def get(self, document: str, device: torch.device) -> Entry | None:
-        """Return the entry of a document by its hash, or None."""
+    def get(self, document: str, device: torch.device, *, counted: bool = True) -> Entry | None:
+        """Return the entry of a document by its hash, or None.
+
+        Without ``counted`` it is no document; should it be damaged, that is counted still.
+        """
         counts = self.cache.counts
         found = self._memory.get(f"{self.name}/{document}")
         if found is not None:
-            counts.memory += 1
+            counts.memory += counted
             return found
         if self._disk is None:
             return None
@@ -111,13 +114,13 @@ class Space:
         found = self._disk.get(document, device)
         counts.damaged += self._disk.damaged - damaged
         if found is not None:
-            counts.disk += 1
+            counts.disk += counted
             self._memory.put(f"{self.name}/{document}", found)
         return found
 
-    def put(self, document: str, entry: Entry) -> None:
+    def put(self, document: str, entry: Entry, *, counted: bool = True) -> None:
         """Keep an entry that was computed."""
-        self.cache.counts.computed += 1
+        self.cache.counts.computed += counted
         self.cache.counts.lost += 1 - entry.mass_kept
         self._memory.put(f"{self.name}/{document}", entry)
         if self._disk is not None:

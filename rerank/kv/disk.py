@@ -10,16 +10,19 @@ file that does not pass is as good as absent, and is said to be damaged.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import logging
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ranklens.data.errors import InvalidInputError, MissingResourceError
+from ranklens.data.errors import InvalidInputError, MissingResourceError, RanklensError
 from ranklens.data.files import write_json
 from ranklens.rerank.kv.entry import Entry
 
@@ -31,6 +34,7 @@ _log = logging.getLogger(__name__)
 SPACE_FILE = "space.json"
 _SUFFIX = ".safetensors"
 _TEMPORARY = ".tmp"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DamagedEntryError(Exception):
@@ -44,14 +48,13 @@ class Disk:
         self.folder = folder / space
         self.damaged = 0
         self.full: str | None = None
+        self._description = dict(description)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self._describe()
         except OSError as error:
-            raise InvalidInputError(
-                f"cannot keep documents in {folder}: {error.strerror}"
-            ) from None
-        if not (self.folder / SPACE_FILE).is_file():
-            write_json(self.folder / SPACE_FILE, dict(description))
+            # A disk that is full today is no wrong folder.
+            kind = RanklensError if error.errno in _NO_ROOM else InvalidInputError
+            raise kind(f"cannot keep documents in {folder}: {error.strerror}") from None
 
     def has(self, name: str) -> bool:
         """Say whether there is a file for an entry; it may be damaged."""
@@ -84,20 +87,40 @@ class Disk:
         if self.full is not None:
             return
         path = self._path(name)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}{_TEMPORARY}")
+        # Two threads may write the same document.
+        writer = f"{os.getpid()}-{threading.get_ident()}"
+        temporary = path.with_name(f"{path.name}.{writer}{_TEMPORARY}")
         try:
+            # A prune may have removed the space while it was empty.
+            if not self.folder.is_dir():
+                self._describe()
             path.parent.mkdir(exist_ok=True)
             temporary.write_bytes(_packed(name, entry))
             temporary.replace(path)
-        except OSError as error:
-            self.full = error.strerror or str(error)
+        except (OSError, InvalidInputError) as error:
+            _remove(temporary)
+            self.full = getattr(error, "strerror", None) or str(error)
             _log.warning(
                 "cannot write %s: %s; documents are no longer kept on disk", path, self.full
             )
-            temporary.unlink(missing_ok=True)
+        except BaseException:
+            # Ctrl-C too leaves nothing half written.
+            _remove(temporary)
+            raise
+
+    def _describe(self) -> None:
+        """Make the folder, and write what its entries were made with unless it says so."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if described(self.folder) != json.loads(json.dumps(self._description)):
+            write_json(self.folder / SPACE_FILE, self._description)
 
     def _path(self, name: str) -> Path:
         return self.folder / name[:2] / f"{name}{_SUFFIX}"
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def read_entry(path: Path) -> Entry:
@@ -115,6 +138,20 @@ def read_entry(path: Path) -> Entry:
     if metadata.get("sha256") != _checksum(tensors, metadata):
         raise DamagedEntryError("its bytes are not those that were written")
     return Entry(tensors, int(metadata["length"]), float(metadata["mass_kept"]))
+
+
+def mass_kept(path: Path) -> float | None:
+    """Return the share of attention that an entry's tokens had, None for a damaged file.
+
+    Only the header is read: whether the tensors are whole is not seen.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as stored:
+            return float((stored.metadata() or {})["mass_kept"])
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError):
+        return None
 
 
 def _packed(name: str, entry: Entry) -> bytes:
@@ -157,29 +194,44 @@ class Kept:
         return sum(size for _, _, size in self.files)
 
 
+def described(space: Path) -> dict[str, Any] | None:
+    """Return what the entries of a space's folder were made with, None where that is damaged."""
+    try:
+        found = json.loads((space / SPACE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def spaces(folder: Path) -> list[Path]:
+    """Return the folders of a cache folder's spaces; none where it is not there."""
+    return sorted(path.parent for path in folder.glob(f"*/{SPACE_FILE}"))
+
+
 def kept(folder: Path) -> Iterator[Kept]:
     """Yield what each space of a cache folder holds.
 
     Raises MissingResourceError for a folder that is not there, InvalidInputError for one that
     holds no documents.
     """
-    if not folder.is_dir():
-        raise MissingResourceError(f"no such folder: {folder}")
-    spaces = sorted(folder.glob(f"*/{SPACE_FILE}"))
-    if not spaces:
+    if not folder.exists():
+        raise MissingResourceError(
+            f"no such folder: {folder}; `ranklens cache build` makes one that keeps documents"
+        )
+    found = spaces(folder)
+    if not found:
         raise InvalidInputError(
             f"{folder} holds no documents; `ranklens cache build` makes such a folder"
         )
-    for described in spaces:
-        try:
-            description = json.loads(described.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            description = {"damaged": True}
+    for space in found:
         files, leftovers = [], []
-        for path in sorted(described.parent.glob("??/*")):
+        for path in sorted(space.glob("??/*")):
             if path.name.endswith(_TEMPORARY):
                 leftovers.append(path)
             elif path.name.endswith(_SUFFIX):
-                facts = path.stat()
-                files.append((facts.st_mtime, path, facts.st_size))
-        yield Kept(described.parent, description, tuple(files), tuple(leftovers))
+                # Another process may have pruned it by now.
+                with contextlib.suppress(FileNotFoundError):
+                    facts = path.stat()
+                    files.append((facts.st_mtime, path, facts.st_size))
+        description = described(space) or {"damaged": True}
+        yield Kept(space, description, tuple(files), tuple(leftovers))

@@ -30,7 +30,7 @@ class Parts:
         """Take a layout in blocks apart."""
         start = layout.blocks[0][0] if layout.blocks else len(layout.shared)
         prefix = tuple(layout.shared[:start])
-        named = [(_name(prefix, "prefix"), prefix)] if prefix else []
+        named = [(prefix_name(prefix), prefix)] if prefix else []
         for first, end in layout.blocks:
             ids = tuple(layout.shared[first:end])
             named.append((_name(ids, "document"), ids))
@@ -88,6 +88,11 @@ def narrowed(layout: PromptLayout, kept: Sequence[int]) -> PromptLayout:
         positions=some(layout.positions),
         places=some(layout.places),
     )
+
+
+def prefix_name(ids: Sequence[int]) -> str:
+    """Return the name of the entry of a prefix."""
+    return _name(ids, "prefix")
 
 
 def _name(ids: Sequence[int], kind: str) -> str:

@@ -44,7 +44,12 @@ class CachedReading:
         profile: Profile,
         model: ResolvedModel | None,
     ) -> None:
-        _check(profile, cache, model)
+        check_profile(profile, cache.keep_tokens)
+        if cache.folder is not None and model is None:
+            raise InvalidInputError(
+                "documents are kept on disk by the model's revision; use "
+                "AttentionReranker.from_pretrained"
+            )
         self._engine = engine
         self._cache = cache
         # Without a revision nothing tells two models apart: only this reranker's documents are its.
@@ -83,16 +88,18 @@ class CachedReading:
         parts = Parts.of(layout)
         space = self._space(parts, plan, layout)
         device = self._engine.model.device
+        # The prefix is an entry too, and no document.
+        documents = set(parts.names[bool(parts.prefix) :])
         known: dict[str, Entry | None] = {}
         for name in dict.fromkeys(parts.names):
-            known[name] = space.get(name, device)
+            known[name] = space.get(name, device, counted=name in documents)
         missing = [name for name, found in known.items() if found is None]
         for batch in _batches(parts, missing):
             for name, made in self._computed(parts, batch, layout, plan):
                 # The prefix is computed with every batch.
                 if known[name] is None:
                     known[name] = made
-                    space.put(name, made)
+                    space.put(name, made, counted=name in documents)
         return [found for name in parts.names if (found := known[name]) is not None]
 
     def _computed(
@@ -187,8 +194,8 @@ def _batches(parts: Parts, missing: Sequence[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _check(profile: Profile, cache: DocumentCache, model: ResolvedModel | None) -> None:
-    """Raise InvalidInputError where documents cannot be kept."""
+def check_profile(profile: Profile, keep_tokens: int | None = None) -> None:
+    """Raise InvalidInputError for a profile whose documents cannot be kept."""
     layout, blocks = profile.layout, profile.prompt.blocks
     reason = None
     if layout.attend != "block":
@@ -209,13 +216,8 @@ def _check(profile: Profile, cache: DocumentCache, model: ResolvedModel | None) 
             f"profile {profile.name!r} has no documents to keep: {reason}; use a profile in "
             "blocks, such as icr-block"
         )
-    if cache.keep_tokens is not None and not profile.calibration.nulls:
+    if keep_tokens is not None and not profile.calibration.nulls:
         raise InvalidInputError(
             f"keep_tokens keeps what a content-free query attends to, and profile "
             f"{profile.name!r} has none (calibration.nulls)"
-        )
-    if cache.folder is not None and model is None:
-        raise InvalidInputError(
-            "documents are kept on disk by the model's revision; use "
-            "AttentionReranker.from_pretrained"
         )
