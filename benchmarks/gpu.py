@@ -197,7 +197,8 @@ class Bench:
             torch.randn(length, n, size, device=self.device, dtype=self.dtype).transpose(0, 1)
             for n in heads
         )
-        return query, key, value, Fused(layout, "all-keys", self.device)
+        positions = torch.arange(length, device=self.device)
+        return query, key, value, Fused(layout, self.plan, positions, positions)
 
     def stages(self, layout: PromptLayout) -> Iterator[str]:
         """Yield a line for each stage of one layer."""

@@ -22,7 +22,7 @@ import torch
 from ranklens.data.errors import InvalidInputError
 from ranklens.rerank.blocks import block_attention, buckets
 from ranklens.rerank.body import Softmax, causal_attention
-from ranklens.rerank.fused import Fused, shared_rows, tail_rows
+from ranklens.rerank.fused import Fused
 from ranklens.rerank.kernels.dispatch import Backend
 from ranklens.rerank.plan import SignalPlan
 from ranklens.rerank.prompt import PromptLayout
@@ -78,8 +78,6 @@ class AttentionRun:
         trace: bool = False,
     ) -> None:
         tails = layout.tails
-        self.backend = backend
-        self.fused = Fused(layout, plan.over, device) if backend == "triton" else None
         self.shared = shared = len(layout.shared)
         self.held = held
         self.computed: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -106,6 +104,9 @@ class AttentionRun:
             self.places[:shared] = torch.tensor(layout.places)
             self.turn = ((self.places - positions)[:shared], frequencies)
         self.prefix = layout.blocks[0][0] if layout.blocks else shared
+        self.fused: Fused | None = None
+        if backend == "triton":
+            self.fused = Fused(layout, plan, positions, self.places)
         computed = layout.blocks if held is None and self.fused is None else ()
         self.buckets = buckets(computed, device) if computed else []
         # 0 for tokens that all later ones see, then one number for each block and tail.
@@ -254,8 +255,13 @@ def branch_attention(
     if run.turn is not None:
         keys = torch.cat([moved(keys[:, : run.shared], *run.turn), keys[:, run.shared :]], dim=1)
     behind = slice(query.shape[2] - run.tail_rows, None)
-    of_tails = (run, layer, query[0, :, behind], keys, values, softmax)
-    tails = _tail_rows(*of_tails) if run.fused is None else tail_rows(*of_tails, run.fused)
+    rows = query[0, :, behind]
+    if run.fused is None:
+        tails = _tail_rows(run, layer, rows, keys, values, softmax)
+    else:
+        tails, mass = run.fused.tail_rows(layer, rows, keys, values, softmax)
+        if mass is not None:
+            run.mass[layer] = mass
     if tails is None:
         raise ReadingDone
     if run.held is not None:
@@ -275,7 +281,7 @@ def _shared_rows(
 ) -> torch.Tensor:
     """Return the output [1, shared, heads, D] of the shared tokens among themselves."""
     if run.fused is not None and run.fused.documents is not None:
-        return shared_rows(run, query, key, value, softmax, run.fused.documents)
+        return run.fused.shared_rows(query[0], key[0], value[0], softmax)[None]
     if not run.buckets:
         return causal_attention(query, key, value, run.shared, softmax)
     positions = run.position_ids[0]
