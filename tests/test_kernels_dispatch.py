@@ -117,7 +117,7 @@ SWEEP = Sweep.of_tails(3, (2,), ((0, 2),))
         ({"key": torch.ones(2, 5, 8)}, r"query \[2, 5, 16\] and key \[2, 5, 8\] are not"),
         ({"key": torch.ones(2, 5, 16).half()}, "torch.float32 on cpu and torch.float16 on cpu"),
         ({"value": torch.ones(2, 4, 16)}, "are not one prompt"),
-        ({"blocks": Blocks(((0, 4, 0),))}, "blocks of 4 tokens are not one prompt"),
+        ({"blocks": Blocks(((0, 4, 0),))}, "blocks of tokens 0 to 4 are not one prompt"),
         ({"window": 3}, "a window counts by positions, which were not given"),
         ({"window": 0, "positions": torch.arange(5)}, "a window must hold the row itself: 0"),
         ({"softcap": 0.0}, "a soft cap must be positive: 0.0"),
