@@ -48,7 +48,7 @@ def main() -> None:
         f"{collection.name}, {len(queries)} queries, {len(texts)} documents, "
         f"{os.cpu_count()} cores",
         "",
-        "kept as                 KB/entry  nDCG@10  of the ten  attention   first   again",
+        "kept as                 KB each   nDCG@10  of the ten  attention   first   again",
     ]
     print("\n".join(lines), flush=True)
     exact: dict[str, set[str]] = {}
@@ -75,7 +75,7 @@ def main() -> None:
         shared = statistics.mean(len(best[q] & exact[q]) for q in best)
         kept = 1 - cache.counts.lost / cache.counts.computed
         lines.append(
-            f"{_name(way):24}{cache.held / cache.counts.computed / 1000:10.0f} {value:8.4f} "
+            f"{_name(way):24}{cache.held / len(texts) / 1000:10.0f} {value:8.4f} "
             f"{shared:11.2f} {kept:10.3f} {times[0]:7.0f} {times[1]:7.0f}"
         )
         print(lines[-1], flush=True)

@@ -92,7 +92,8 @@ class AttentionReranker:
         if documents is not None:
             from ranklens.rerank.kv.reading import CachedReading
 
-            self._reading = CachedReading(engine, documents, profile, model)
+            nulls = self._prompts.nulls
+            self._reading = CachedReading(engine, documents, profile, model, nulls)
 
     @classmethod
     def from_pretrained(
@@ -118,6 +119,10 @@ class AttentionReranker:
         attention cannot be read.
         """
         chosen = load_profile(default_profile(str(model)) if profile is None else profile)
+        if documents is not None:
+            from ranklens.rerank.kv.reading import check_profile
+
+            check_profile(chosen, documents.keep_tokens)
         resolved = resolve(str(model), revision=revision, download=download)
         engine = AttentionEngine.from_pretrained(
             resolved.path, device=device, dtype=dtype, layers=chosen.signal.layers_needed
@@ -200,7 +205,8 @@ class AttentionReranker:
     def keep(self, documents: Sequence[str | Document]) -> None:
         """Compute documents ahead of any query, and keep them in the cache of documents.
 
-        Raises InvalidInputError without one, and as ``rank``.
+        Documents that the context cuts are kept as a short query leaves them. Raises
+        InvalidInputError without a cache, and as ``rank``.
         """
         from ranklens.rerank.kv.reading import CachedReading
 

@@ -55,7 +55,10 @@ def causal_attention(
     """
     heads = query.shape[1]
     plain = softmax.softcap is None and softmax.sinks is None
-    reaches = length if positions is None else 1 + int((positions[:, -1] - positions[:, 0]).max())
+    reaches = length
+    if positions is not None:
+        # At least the length, filled up or not: blocks of a length go one way, whatever the others.
+        reaches = max(length, 1 + int((positions[:, -1] - positions[:, 0]).max()))
     if plain and (softmax.window is None or reaches <= softmax.window):
         # Tokens behind ``length`` change nothing before them, and the CPU's kernel in bf16 is up
         # to a fifth slower with a number of keys that is not even. Whether there are any must not

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ranklens.data.errors import InvalidInputError, NumericalError
+from ranklens.data.errors import InvalidInputError, NumericalError, RanklensError
 from ranklens.data.extras import require
 from ranklens.rerank.device import Placement, choose_placement
 from ranklens.rerank.plan import SignalPlan, context_of, full_layers, plan_signal, rope_switch
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from ranklens.rerank.attention import AttentionRun, Held
+    from ranklens.rerank.kernels.dispatch import Backend
 
 
 _FAR = 100
@@ -54,16 +55,20 @@ class AttentionEngine:
     """A decoder whose attention is read.
 
     Takes a base model (no vocabulary projection) and its tokenizer; use ``from_pretrained``.
+    ``backend`` says whether the kernels or torch compute, None as the device is for, see
+    ``choose``.
     One engine may be used from several threads: forward passes take turns.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, placement: Placement) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, placement: Placement, *, backend: Backend | None = None
+    ) -> None:
         from ranklens.rerank import attention
         from ranklens.rerank.kernels.dispatch import choose
 
         attention.register()
         self.model = model.eval()
-        self.backend = choose(model.device).name
+        self.backend: Backend = backend or choose(model.device).name
         self.tokenizer = tokenizer
         self.placement = placement
         self._lock = threading.Lock()
@@ -87,6 +92,7 @@ class AttentionEngine:
         device: str | None = None,
         dtype: str | None = None,
         layers: int | None = None,
+        backend: Backend | None = None,
     ) -> AttentionEngine:
         """Load a model folder in the Hugging Face layout, ``layers`` of its layers (None: all).
 
@@ -127,7 +133,7 @@ class AttentionEngine:
                 f"the model in {path} lacks {len(absent)} weights of its architecture "
                 f"(first: {absent[0]}); the folder is incomplete or holds another model"
             )
-        return cls(model.to(placement.device), tokenizer, placement)
+        return cls(model.to(placement.device), tokenizer, placement, backend=backend)
 
     @property
     def context(self) -> int:
@@ -253,18 +259,22 @@ class AttentionEngine:
             from ranklens.rerank.rotation import frequencies, moved
 
             found = frequencies(self.model)
-            # In the first layer a key is its token's, turned by its position alone.
-            first = SignalPlan({0: {0: 1.0}}, "attention", "all-keys", per_head=False)
+            # A token that is alone sees itself wherever it stands, so that in every layer its key
+            # is turned by its position and else the same.
+            last = self.config.num_hidden_layers - 1
+            every = SignalPlan({last: {0: 1.0}}, "attention", "all-keys", per_head=False)
             near, far = (
-                self.compute(PromptLayout([0, 1], (), 0, (), (), ((1, 2),), at), first)[0][0][:, 1:]
-                for at in ((0, 1), (0, 1 + _FAR))
+                self.compute(PromptLayout([0], (), 0, (), (), (), (at,)), every) for at in (0, _FAR)
             )
-            error = (moved(near, near.new_tensor([_FAR]), found) - far).float().abs().max()
-            if error > _CLOSE * far.float().abs().max():
-                raise InvalidInputError(
-                    f"a {self.config.model_type!r} model rotates its keys otherwise than Llama "
-                    "does, so they cannot be moved to other positions: use positions 'shared'"
-                )
+            for layer, (keys, _) in far.items():
+                start = near[layer][0]
+                error = (moved(start, start.new_tensor([_FAR]), found) - keys).float().abs().max()
+                if error > _CLOSE * keys.float().abs().max():
+                    raise InvalidInputError(
+                        f"layer {layer} of a {self.config.model_type!r} model rotates its keys "
+                        "otherwise than Llama does, or not at all, so they cannot be moved to "
+                        "other positions: use positions 'shared'"
+                    )
             self._frequencies = found
         return self._frequencies
 
@@ -307,7 +317,14 @@ class AttentionEngine:
             found = len(self._forward(layout, everything).layers_seen)
         except InvalidInputError:
             raise
-        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        except Exception as error:
+            if self.backend == "triton":
+                raise RanklensError(
+                    f"the kernels do not run here ({_line(error)}); AttentionEngine with "
+                    "backend='torch' computes without them"
+                ) from error
+            if not isinstance(error, TypeError | ValueError | RuntimeError | AttributeError):
+                raise
             raise InvalidInputError(_unusable(config, _line(error))) from error
         if found != layers:
             raise InvalidInputError(

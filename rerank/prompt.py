@@ -190,6 +190,11 @@ class PromptBuilder:
             )
         return budget
 
+    @property
+    def nulls(self) -> tuple[Tail, ...]:
+        """The content-free tails of every layout."""
+        return self._tails([])
+
     def _tails(self, queries: Sequence[str]) -> tuple[Tail, ...]:
         nulls, share = self._calibration.nulls, self._calibration.instruction_share
         told = [*queries, *(nulls if share > 0 else ())]

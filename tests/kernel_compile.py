@@ -24,10 +24,10 @@ HALVES = {
 }  # fmt: skip
 FLOATS = {
     "lse", "delta", "part", "part_lse", "part_k", "part_v", "tokens", "by_head", "head_weights",
-    "row_weights", "slopes", "d_lse", "found", "sinks",
+    "row_weights", "slopes", "d_lse", "found",
 }  # fmt: skip
 INTEGERS = {
-    "items", "visits", "joins", "positions", "row_positions", "heads", "places", "bounds", "tiles",
+    "items", "visits", "joins", "heads", "places", "bounds", "tiles",
     "row_tiles", "group_tiles", "key_tiles", "owned",
 }  # fmt: skip
 
@@ -42,7 +42,12 @@ def kind(kernel: str, argument: str) -> str:
     if argument in INTEGERS:
         return "*i32"
     if argument == "counted":
-        return "*u8"
+        return "*i1"
+    # As the engine hands them over: a model's sinks have its dtype.
+    if argument == "sinks":
+        return "*bf16"
+    if argument in ("positions", "row_positions"):
+        return "*i64"
     return "fp32" if argument in ("scale", "softcap") else "i32"
 
 

@@ -161,7 +161,6 @@ def test_keys_of_other_rotations_are_not_moved(tiny_model: MakeModel) -> None:
     # One that pairs neighbouring channels is found out by moving a key.
     llama = load(tiny_model(), None, plain(MOVED))
     rotary = llama.engine.model.rotary_emb
-    rotary.inv_freq = rotary.inv_freq.flip(0)
     llama.engine.frequencies()
     llama.engine._frequencies = None
     inverse = rotary.inv_freq.clone()
@@ -173,6 +172,25 @@ def test_keys_of_other_rotations_are_not_moved(tiny_model: MakeModel) -> None:
     rotary.forward = otherwise
     with pytest.raises(InvalidInputError, match="rotates its keys otherwise than Llama"):
         llama.engine.frequencies()
+
+
+def test_layers_without_rotation_are_not_moved(tiny_model: MakeModel) -> None:
+    """SmolLM3 leaves every fourth layer without positions: turning its keys would be wrong."""
+    settings = {"num_hidden_layers": 4, "no_rope_layers": [1, 1, 0, 1], "pad_token_id": None}
+    ours = load(tiny_model(kind="smollm3", **settings), None, plain(MOVED))
+    with pytest.raises(InvalidInputError, match="layer 2 of a 'smollm3' model rotates"):
+        ours.rank(QUERY, DOCUMENTS)
+
+
+def test_a_window_is_one_way_for_all_blocks_of_a_length(tiny_model: MakeModel) -> None:
+    """Lengths are rounded up for a batch; a window between two of them must not tell them apart."""
+    kind, settings = MODELS["gemma2"]
+    ours = load(tiny_model(kind=kind, **(settings | {"sliding_window": 41})), DocumentCache())
+    documents = [Document(str(n), " ".join(["bread"] * n + ["soil"])) for n in range(14)]
+    for document in documents[::2]:
+        ours.rank(QUERY, [document])
+    layout = ours.layout(QUERY, documents)
+    assert torch.equal(ours.read(layout).mass, steady(ours, layout))
 
 
 def test_int8_is_off_by_half_a_step_of_its_channel() -> None:
@@ -266,6 +284,87 @@ def test_pruning_says_what_it_costs(tiny_model: MakeModel) -> None:
         load(folder, cache).keep(DOCUMENTS)
         lost.append(cache.counts.lost / cache.counts.computed)
     assert 1 > lost[0] > lost[1] > lost[2] == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"heads": {"0-1": 2.0, "1-0": -0.5}},
+        {"heads": {"0-1": -0.1, "1-0": 3.0}},
+        {"values": "logits"},
+        {"over": "without-sink"},
+        {"combine": "documents"},
+    ],
+    ids=str,
+)
+def test_what_is_pruned_by_another_signal_is_not_shared(
+    change: dict[str, Any], tiny_model: MakeModel
+) -> None:
+    """Which tokens are kept depends on weights, values and softmax, not on names of heads."""
+    folder = tiny_model(num_hidden_layers=2)
+    signal = dataclasses.replace(plain().signal, heads={"0-1": 1.0, "1-0": 1.0})
+    first = dataclasses.replace(plain(), signal=signal)
+    second = dataclasses.replace(plain(), signal=dataclasses.replace(signal, **change))
+    expected = load(folder, DocumentCache(keep_tokens=5), second).rank(QUERY, DOCUMENTS)
+    cache = DocumentCache(keep_tokens=5)
+    load(folder, cache, first).rank(QUERY, DOCUMENTS)
+    before = cache.counts.computed
+    assert load(folder, cache, second).rank(QUERY, DOCUMENTS) == expected
+    assert cache.counts.computed == 2 * before
+
+
+@pytest.mark.parametrize("nulls", [("N/A",), ("N/A", "none at all", "what")])
+def test_out_of_memory_prunes_as_ever(
+    nulls: tuple[str, ...], tiny_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibration = dataclasses.replace(plain().calibration, nulls=nulls)
+    profile = dataclasses.replace(plain(), calibration=calibration)
+    folder = tiny_model(num_hidden_layers=2)
+    expected = load(folder, DocumentCache(keep_tokens=5), profile).rank(QUERY, DOCUMENTS)
+    cache = DocumentCache(keep_tokens=5)
+    ours = load(folder, cache, profile)
+    read = ours.engine.read
+
+    def small(layout: PromptLayout, plan: Any, *, held: Any = None, steady: bool = False) -> Any:
+        # A tail of its own for each document is computed as it is; a prompt takes one at a time.
+        if held is not None and len(layout.tails) > 1:
+            raise torch.OutOfMemoryError
+        return read(layout, plan, held=held, steady=steady)
+
+    monkeypatch.setattr(ours.engine, "read", small)
+    found = ours.rank(QUERY, DOCUMENTS)
+    assert found.ids == expected.ids
+    assert [one.score for one in found] == pytest.approx([one.score for one in expected], abs=1e-6)
+    assert cache.counts.computed == len(DOCUMENTS) - 1
+
+
+def test_entries_hold_their_own_memory_only(tiny_model: MakeModel) -> None:
+    """One key head, one layer before the last: what is cut out of a batch would be a view of it."""
+    ours = load(tiny_model(num_hidden_layers=2, num_key_value_heads=1), DocumentCache())
+    layout = ours.layout(QUERY, DOCUMENTS)
+    for one in ours._reading.keep(layout, ours.plan):  # type: ignore[attr-defined]
+        for name, tensor in one.tensors.items():
+            assert tensor.untyped_storage().nbytes() == tensor.nbytes, name
+
+
+def test_a_model_that_is_changed_has_other_documents(tiny_model: MakeModel) -> None:
+    folder = tiny_model(num_hidden_layers=2)
+    cache = DocumentCache()
+    ours = load(folder, cache)
+    layout = ours.layout(QUERY, DOCUMENTS)
+    ours.read(layout)
+    ours.engine.model.bfloat16()
+    assert torch.equal(ours.read(layout).mass, steady(ours, layout))
+    assert cache.counts.computed == 2 * (len(DOCUMENTS) - 1)
+
+
+def test_layers_of_different_shapes_are_refused(
+    tiny_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = load(tiny_model(num_hidden_layers=2), DocumentCache())
+    monkeypatch.setattr(ours.engine.config, "num_key_value_heads", 1)
+    with pytest.raises(InvalidInputError, match=r"same key heads in every layer.*has 2 of size 8"):
+        ours.rank(QUERY, DOCUMENTS)
 
 
 def test_only_heads_that_are_read_are_kept_of_the_last_layer(tiny_model: MakeModel) -> None:

@@ -12,14 +12,17 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tests.test_blocks import DOCUMENTS, QUERY
 from tests.test_kv import load
 
 from ranklens.data.errors import InvalidInputError, MissingResourceError
+from ranklens.data.models.folder import fingerprint
 from ranklens.rerank.attention_reranker import AttentionReranker
 from ranklens.rerank.kv.cache import DocumentCache
 from ranklens.rerank.kv.disk import DamagedEntryError, Disk, kept, read_entry
@@ -63,7 +66,6 @@ def test_an_entry_comes_back_as_it_was(storage: str, tmp_path: Path) -> None:
     assert found.tokens.tolist() == [0, 2, 3]
     assert (found.length, found.mass_kept) == (5, 0.75)
     assert disk.get("abce", CPU) is None
-    assert disk.damaged == 0
     assert json.loads((tmp_path / "space" / "space.json").read_text()) == {"model": "tiny"}
 
 
@@ -95,9 +97,8 @@ def test_no_flipped_bit_is_served(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     path.write_bytes(whole + b"x")
     with pytest.raises(DamagedEntryError):
         read_entry(path)
-    with caplog.at_level(logging.WARNING):
-        assert disk.get("abcd", CPU) is None
-    assert disk.damaged == 1
+    with caplog.at_level(logging.WARNING), pytest.raises(DamagedEntryError):
+        disk.get("abcd", CPU)
     assert str(path) in caplog.text
     assert "computed again" in caplog.text
     disk.put("abcd", written)
@@ -162,6 +163,84 @@ def test_a_folder_that_cannot_be_used(tiny_model: MakeModel, tmp_path: Path) -> 
         list(kept(tmp_path / "nowhere"))
     with pytest.raises(InvalidInputError, match="holds no documents"):
         list(kept(tmp_path))
+
+
+def test_what_happens_to_a_file_later_changes_nothing_that_is_held(
+    tiny_model: MakeModel, tmp_path: Path
+) -> None:
+    """Entries in memory are copies: of a mapped file, bytes would change under them, or vanish."""
+    folder = tiny_model(num_hidden_layers=3)
+    expected = load(folder, DocumentCache(folder=tmp_path)).rank(QUERY, DOCUMENTS)
+    ours = load(folder, DocumentCache(folder=tmp_path))
+    assert ours.rank(QUERY, DOCUMENTS) == expected
+    for number, path in enumerate(entries(tmp_path)):
+        with path.open("r+b") as stream:
+            if number % 2:
+                stream.truncate(16)
+            else:
+                stream.seek(path.stat().st_size // 2)
+                stream.write(b"\xff" * 64)
+    assert ours.rank(QUERY, DOCUMENTS) == expected
+
+
+def test_entries_of_another_space_are_not_taken(tiny_model: MakeModel, tmp_path: Path) -> None:
+    """A document has one name in every space: folders may not be merged by hand."""
+    folder = tiny_model(num_hidden_layers=3)
+    load(folder, DocumentCache(folder=tmp_path)).rank(QUERY, DOCUMENTS)
+    narrow = load(folder, DocumentCache(folder=tmp_path), dtype="bfloat16")
+    expected = narrow.rank(QUERY, DOCUMENTS)
+    other, own = sorted(
+        (space.folder for space in kept(tmp_path)),
+        key=lambda path: json.loads((path / "space.json").read_text())["dtype"] == "bfloat16",
+    )
+    for path in own.glob("??/*"):
+        path.write_bytes((other / path.parent.name / path.name).read_bytes())
+    cache = DocumentCache(folder=tmp_path)
+    assert load(folder, cache, dtype="bfloat16").rank(QUERY, DOCUMENTS) == expected
+    assert cache.counts.computed == cache.counts.damaged - 1, "six documents and the prefix"
+
+
+def test_weights_that_differ_in_the_middle_are_another_model(
+    tiny_model: MakeModel, tmp_path: Path
+) -> None:
+    """As a merged adapter's do: the fingerprint is of the ends of a file."""
+    folder = tiny_model(hidden_size=256, intermediate_size=1024, num_hidden_layers=4)
+    load(folder, DocumentCache(folder=tmp_path)).rank(QUERY, DOCUMENTS)
+    [weights] = folder.glob("*.safetensors")
+    assert weights.stat().st_size > 6 * 2**20
+    before = fingerprint(folder)
+    stored = load_file(weights)
+    name = max(stored, key=lambda name: ("layers.1.mlp" in name, name))
+    stored[name] = stored[name].flip(0).contiguous()
+    save_file(stored, weights, {"format": "pt"})
+    assert fingerprint(folder) == before
+    for where in (tmp_path, None):
+        cache = DocumentCache(folder=where)
+        layout_of = load(folder, cache)
+        layout = layout_of.layout(QUERY, DOCUMENTS)
+        expected = layout_of.engine.read(layout, layout_of.plan, steady=True).mass
+        assert torch.equal(layout_of.read(layout).mass, expected)
+        assert cache.counts.disk == 0
+
+
+def test_threads_share_a_cache(tiny_model: MakeModel, tmp_path: Path) -> None:
+    folder = tiny_model(num_hidden_layers=2)
+    expected = load(folder).rank(QUERY, DOCUMENTS).ids
+    for turn in range(5):
+        cache = DocumentCache(folder=tmp_path / str(turn))
+        rerankers = [load(folder, cache) for _ in range(2)]
+        with ThreadPoolExecutor(4) as pool:
+            found = list(
+                pool.map(lambda n: rerankers[n % 2].rank(QUERY, DOCUMENTS), range(8))  # noqa: B023
+            )
+        assert {tuple(ranking.ids) for ranking in found} == {tuple(expected)}
+        assert len({tuple(one.score for one in ranking) for ranking in found}) == 1
+        assert cache.not_written is None
+        counts = cache.counts
+        assert counts.memory + counts.disk + counts.computed == 8 * (len(DOCUMENTS) - 1)
+        for path in entries(tmp_path / str(turn)):
+            read_entry(path)
+        assert not list((tmp_path / str(turn)).rglob("*.tmp"))
 
 
 WRITER = """

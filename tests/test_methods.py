@@ -537,7 +537,7 @@ def test_what_runs_of_a_model_read_up_to_layer_2(name: str, tmp_path: Path) -> N
         assert rows["layers.2.self_attn.qkv_proj"] == [length]
         return
     # The tail's queries have a product of their own, as in the last layer: alike to the last bit.
-    assert rows["layers.1.self_attn.q_proj"] == [tail, length - tail]
+    assert rows["layers.1.self_attn.q_proj"] == [length - tail, tail]
     assert rows["layers.1.self_attn.v_proj"] == [length]
     assert rows["layers.2.self_attn.q_proj"] == [tail]
     assert rows["layers.2.self_attn.k_proj"] == [length]

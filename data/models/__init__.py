@@ -2,7 +2,7 @@
 
 from ranklens.data.models.listing import InstalledModel, installed
 from ranklens.data.models.registry import REGISTRY, RegistryModel
-from ranklens.data.models.resolve import ResolvedModel, pull, resolve
+from ranklens.data.models.resolve import ResolvedModel, pull, resolve, weights_of
 
 __all__ = [
     "REGISTRY",
@@ -12,4 +12,5 @@ __all__ = [
     "installed",
     "pull",
     "resolve",
+    "weights_of",
 ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 from pathlib import Path
 
 from ranklens.data.errors import InvalidInputError, MissingResourceError
+from ranklens.data.files import sha256
 
 CONFIG = "config.json"
 _INDEX = "model.safetensors.index.json"
@@ -69,8 +71,9 @@ def fingerprint(path: Path) -> str:
     """Return the identity of the model in a folder, as `sha256:` and 12 digits.
 
     It covers config.json, tokenizer and chat template, and the name, size, first and last MiB
-    of every weight file: enough to notice another model, another training step or another
-    prompt, at the same cost for any size.
+    of every weight file: enough to notice another model, another step of training it whole or
+    another prompt, at the same cost for any size. Models that differ in the middle of a file
+    only (weights merged into some layers) have one fingerprint; see ``weights_digest``.
     """
     digest = hashlib.sha256((path / CONFIG).read_bytes())
     for name in _TEXTS:
@@ -84,6 +87,27 @@ def fingerprint(path: Path) -> str:
                 stream.seek(start)
                 digest.update(stream.read(_EDGE))
     return f"sha256:{digest.hexdigest()[:12]}"
+
+
+def weights_digest(path: Path) -> str:
+    """Return the SHA-256 of all bytes of the weight files in a folder."""
+    return _digest(tuple((file, *_facts(file)) for file in weight_files(path)))
+
+
+def weights_facts(path: Path) -> list[str]:
+    """Return name, size and time of change of the weight files in a folder."""
+    facts = ((file, *_facts(file)) for file in weight_files(path))
+    return [f"{file.absolute()} {size} {changed}" for file, size, changed in facts]
+
+
+def _facts(file: Path) -> tuple[int, int]:
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+@functools.cache
+def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
+    return hashlib.sha256(" ".join(sha256(file) for file, _, _ in files).encode()).hexdigest()
 
 
 def size(path: Path) -> int:

@@ -79,6 +79,18 @@ def resolve(spec: str, *, revision: str | None = None, download: bool = False) -
     raise _unknown(spec)
 
 
+def weights_of(model: ResolvedModel, *, whole: bool) -> list[str]:
+    """Return what tells a local folder's weights apart where its revision, a sample, may not.
+
+    ``whole``: the SHA-256 of all of them; otherwise name, size and time of change of the files,
+    which hold on this machine only. Empty for other models, whose revision says it all.
+    """
+    path = folder.local_folder(model.spec)
+    if path is None:
+        return []
+    return [folder.weights_digest(path)] if whole else folder.weights_facts(path)
+
+
 def _check_revision(spec: str, found: str, wanted: str | None) -> None:
     if wanted is not None and wanted != found:
         raise MissingResourceError(f"the model {spec} is here as {found}, not as {wanted}")

@@ -124,7 +124,7 @@ def _blocks_fwd_kernel(
 
     if slot < 0:
         if SINKS:
-            b_sink = tl.load(sinks + o_head, mask=m_row, other=0.0) * LOG2E
+            b_sink = tl.load(sinks + o_head, mask=m_row, other=0.0).to(tl.float32) * LOG2E
             b_new = tl.maximum(b_max, b_sink)
             b_shrink = tl.exp2(b_max - b_new)
             b_acc = b_acc * b_shrink[:, None]
@@ -160,7 +160,7 @@ def _join_fwd_kernel(
     m_part = o_m < BM
     b_max = tl.full([BM], float("-inf"), tl.float32)
     if SINKS:
-        b_max = tl.load(sinks + o_head, mask=m_row, other=0.0) * LOG2E
+        b_max = tl.load(sinks + o_head, mask=m_row, other=0.0).to(tl.float32) * LOG2E
     b_sum = tl.where(b_max == float("-inf"), 0.0, 1.0)
     b_acc = tl.full([BM, BDV], 0.0, tl.float32)
     for slot in range(slot_from, slot_to):

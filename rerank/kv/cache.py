@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ranklens.data.errors import InvalidInputError
-from ranklens.rerank.kv.disk import Disk
+from ranklens.rerank.kv.disk import DamagedEntryError, Disk
 from ranklens.rerank.kv.entry import STORAGES, Entry, Storage
 from ranklens.rerank.kv.memory import Memory
 
@@ -66,6 +67,7 @@ class DocumentCache:
         self.counts = Counts()
         self._memory = Memory(memory)
         self._disks: dict[str, Disk] = {}
+        self._lock = threading.Lock()
 
     @property
     def held(self) -> int:
@@ -77,6 +79,12 @@ class DocumentCache:
         """Why entries are no longer written to disk, or None."""
         return next((disk.full for disk in self._disks.values() if disk.full), None)
 
+    def count(self, **more: float) -> None:
+        """Add to the counts of these names."""
+        with self._lock:
+            for name, number in more.items():
+                setattr(self.counts, name, getattr(self.counts, name) + number)
+
     def space(self, description: Mapping[str, Any]) -> Space:
         """Return the entries that were made with what ``description`` says.
 
@@ -84,8 +92,9 @@ class DocumentCache:
         """
         whole = {**description, "storage": self.storage, "keep_tokens": self.keep_tokens}
         name = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
-        if self.folder is not None and name not in self._disks:
-            self._disks[name] = Disk(self.folder, name, whole)
+        with self._lock:
+            if self.folder is not None and name not in self._disks:
+                self._disks[name] = Disk(self.folder, name, whole)
         return Space(self, name, self._memory, self._disks.get(name))
 
 
@@ -103,25 +112,28 @@ class Space:
 
         Without ``counted`` it is no document; should it be damaged, that is counted still.
         """
-        counts = self.cache.counts
-        found = self._memory.get(f"{self.name}/{document}")
+        here = f"{self.name}/{device}/{document}"
+        found = self._memory.get(here)
         if found is not None:
-            counts.memory += counted
+            self.cache.count(memory=int(counted))
             return found
         if self._disk is None:
             return None
-        damaged = self._disk.damaged
-        found = self._disk.get(document, device)
-        counts.damaged += self._disk.damaged - damaged
+        try:
+            found = self._disk.get(document, device)
+        except DamagedEntryError:
+            self.cache.count(damaged=1)
+            return None
         if found is not None:
-            counts.disk += counted
-            self._memory.put(f"{self.name}/{document}", found)
+            self.cache.count(disk=int(counted))
+            self._memory.put(here, found)
         return found
 
-    def put(self, document: str, entry: Entry, *, counted: bool = True) -> None:
-        """Keep an entry that was computed."""
-        self.cache.counts.computed += counted
-        self.cache.counts.lost += 1 - entry.mass_kept
-        self._memory.put(f"{self.name}/{document}", entry)
+    def put(
+        self, document: str, entry: Entry, device: torch.device, *, counted: bool = True
+    ) -> None:
+        """Keep an entry that was computed on a device."""
+        self.cache.count(computed=int(counted), lost=1 - entry.mass_kept)
+        self._memory.put(f"{self.name}/{device}/{document}", entry)
         if self._disk is not None:
             self._disk.put(document, entry)

@@ -16,7 +16,7 @@ import hashlib
 import json
 import logging
 import os
-import threading
+import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +46,6 @@ class Disk:
 
     def __init__(self, folder: Path, space: str, description: Mapping[str, Any]) -> None:
         self.folder = folder / space
-        self.damaged = 0
         self.full: str | None = None
         self._description = dict(description)
         try:
@@ -61,16 +60,15 @@ class Disk:
         return self._path(name).is_file()
 
     def get(self, name: str, device: torch.device) -> Entry | None:
-        """Return an entry on a device, or None; a damaged one is logged and counted."""
+        """Return an entry on a device, or None; DamagedEntryError, logged, for a damaged one."""
         path = self._path(name)
         if not path.is_file():
             return None
         try:
-            found = read_entry(path)
+            found = read_entry(path, self.folder.name)
         except DamagedEntryError as error:
-            self.damaged += 1
             _log.warning("%s is damaged (%s): the document is computed again", path, error)
-            return None
+            raise
         try:
             os.utime(path)
         except OSError:
@@ -87,15 +85,21 @@ class Disk:
         if self.full is not None:
             return
         path = self._path(name)
-        # Two threads may write the same document.
-        writer = f"{os.getpid()}-{threading.get_ident()}"
+        # Two threads, or processes of two machines, may write the same document.
+        writer = f"{os.getpid()}-{secrets.token_hex(4)}"
         temporary = path.with_name(f"{path.name}.{writer}{_TEMPORARY}")
         try:
             # A prune may have removed the space while it was empty.
             if not self.folder.is_dir():
                 self._describe()
+            packed = _packed(self.folder.name, name, entry)
             path.parent.mkdir(exist_ok=True)
-            temporary.write_bytes(_packed(name, entry))
+            try:
+                temporary.write_bytes(packed)
+            except FileNotFoundError:
+                # A prune may do so between two lines.
+                path.parent.mkdir(parents=True, exist_ok=True)
+                temporary.write_bytes(packed)
             temporary.replace(path)
         except (OSError, InvalidInputError) as error:
             _remove(temporary)
@@ -123,18 +127,26 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def read_entry(path: Path) -> Entry:
-    """Return the entry of a file, memory-mapped; DamagedEntryError says what is wrong with it."""
+def read_entry(path: Path, space: str | None = None) -> Entry:
+    """Return the entry of a file; DamagedEntryError says what is wrong with it.
+
+    ``space`` is the one it has to be of, by default that of the folder it lies in. The file is
+    mapped, and copied before it is checked: what is checked is what is used, whatever happens
+    to the file.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as stored:
             metadata = stored.metadata() or {}
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            names = stored.keys()
+            tensors = {name: stored.get_tensor(name).clone() for name in names}
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise DamagedEntryError(str(error).strip().partition("\n")[0]) from None
     if metadata.get("name") != path.name.removesuffix(_SUFFIX):
         raise DamagedEntryError("it holds another document")
+    if metadata.get("space") != (space or path.parent.parent.name):
+        raise DamagedEntryError("it was made with another model or other settings")
     if metadata.get("sha256") != _checksum(tensors, metadata):
         raise DamagedEntryError("its bytes are not those that were written")
     return Entry(tensors, int(metadata["length"]), float(metadata["mass_kept"]))
@@ -154,11 +166,16 @@ def mass_kept(path: Path) -> float | None:
         return None
 
 
-def _packed(name: str, entry: Entry) -> bytes:
+def _packed(space: str, name: str, entry: Entry) -> bytes:
     from safetensors.torch import save
 
     tensors = {key: tensor.cpu().contiguous() for key, tensor in entry.tensors.items()}
-    metadata = {"name": name, "length": str(entry.length), "mass_kept": repr(entry.mass_kept)}
+    metadata = {
+        "space": space,
+        "name": name,
+        "length": str(entry.length),
+        "mass_kept": repr(entry.mass_kept),
+    }
     return save(tensors, metadata | {"sha256": _checksum(tensors, metadata)})
 
 

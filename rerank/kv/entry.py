@@ -71,5 +71,10 @@ def entry(keys: torch.Tensor, values: torch.Tensor, last: torch.Tensor, storage:
             tensors[f"{name}_scale"] = scale
         else:
             dtype = torch.bfloat16 if storage == "bfloat16" else states.dtype
-            tensors[name] = states.to(dtype).contiguous()
+            tensors[name] = _own(states.to(dtype).contiguous())
     return Entry(tensors, last.shape[-2])
+
+
+def _own(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor that keeps nothing alive but itself."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()

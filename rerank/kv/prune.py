@@ -19,9 +19,9 @@ from ranklens.rerank.kv.disk import SPACE_FILE, DamagedEntryError, read_entry
 _SPACE = re.compile(r"[0-9a-f]{16}")
 _SHELF = re.compile(r"[0-9a-f]{2}")
 _ENTRY = re.compile(r"[0-9a-f]{40}\.safetensors")
-# An entry's name, or the description's, with the process and perhaps the thread that wrote it.
+# An entry's name, or the description's, with the process that wrote it and its mark.
 _LEFTOVER = re.compile(
-    r"(?:[0-9a-f]{40}\.safetensors|\." + re.escape(SPACE_FILE) + r")\.(\d+)(?:-\d+)?\.tmp"
+    r"(?:[0-9a-f]{40}\.safetensors|\." + re.escape(SPACE_FILE) + r")\.(\d+)(?:-[0-9a-f]+)?\.tmp"
 )
 
 

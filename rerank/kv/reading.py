@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ranklens.data.errors import InvalidInputError
-from ranklens.data.models import ResolvedModel
+from ranklens.data.models import ResolvedModel, weights_of
 from ranklens.rerank.engine import AttentionEngine, TokenSignal
 from ranklens.rerank.kv.assembled import Assembled
 from ranklens.rerank.kv.cache import DocumentCache, Space
@@ -23,8 +23,13 @@ from ranklens.rerank.kv.entry import Entry, entry
 from ranklens.rerank.kv.parts import Parts, narrowed
 from ranklens.rerank.plan import SignalPlan
 from ranklens.rerank.profile import Profile
-from ranklens.rerank.prompt import PromptLayout
+from ranklens.rerank.prompt import PromptLayout, Tail
 
+if TYPE_CHECKING:
+    import torch
+
+_FORMAT = 1
+"""To be raised when the same description no longer means the same bits."""
 _BATCH = 4096
 """Tokens of documents computed in one pass."""
 
@@ -32,9 +37,10 @@ _BATCH = 4096
 class CachedReading:
     """Reads layouts as an engine does, and keeps their documents.
 
-    ``profile`` made the layouts; ``model`` says which model the engine holds. Raises
-    InvalidInputError for a profile whose documents depend on more than themselves, and for an
-    engine without a model's revision over a cache on disk.
+    ``profile`` made the layouts, ``nulls`` are its content-free tails; ``model`` says which model
+    the engine holds, whose weights must stay as they are. Raises InvalidInputError for a profile
+    whose documents depend on more than themselves, and for an engine without a model's revision
+    over a cache on disk.
     """
 
     def __init__(
@@ -43,6 +49,7 @@ class CachedReading:
         cache: DocumentCache,
         profile: Profile,
         model: ResolvedModel | None,
+        nulls: Sequence[Tail] = (),
     ) -> None:
         check_profile(profile, cache.keep_tokens)
         if cache.folder is not None and model is None:
@@ -52,8 +59,11 @@ class CachedReading:
             )
         self._engine = engine
         self._cache = cache
+        self._nulls = tuple(nulls)
         # Without a revision nothing tells two models apart: only this reranker's documents are its.
-        self._model = uuid.uuid4().hex if model is None else model.revision
+        self._model = [uuid.uuid4().hex]
+        if model is not None:
+            self._model = [model.revision, *weights_of(model, whole=cache.folder is not None)]
 
     @property
     def rope_switch(self) -> int | None:
@@ -86,7 +96,7 @@ class CachedReading:
     def keep(self, layout: PromptLayout, plan: SignalPlan) -> list[Entry]:
         """Return the entries of the prefix and of each block, computed where none is kept."""
         parts = Parts.of(layout)
-        space = self._space(parts, plan, layout)
+        space = self._space(parts, plan)
         device = self._engine.model.device
         # The prefix is an entry too, and no document.
         documents = set(parts.names[bool(parts.prefix) :])
@@ -99,7 +109,7 @@ class CachedReading:
                 # The prefix is computed with every batch.
                 if known[name] is None:
                     known[name] = made
-                    space.put(name, made, counted=name in documents)
+                    space.put(name, made, device, counted=name in documents)
         return [found for name in parts.names if (found := known[name]) is not None]
 
     def _computed(
@@ -111,6 +121,7 @@ class CachedReading:
         part = parts.side_by_side(batch, layout)
         computed = self._engine.compute(part, plan)
         *before, last = sorted(computed)
+        self._check_shapes(computed)
         last_keys = computed[last][0][self._last_heads(plan)]
         none = computed[last][0].new_empty(0, *computed[last][0].shape)
         keys, values = (
@@ -126,51 +137,70 @@ class CachedReading:
             )
             keep = self._cache.keep_tokens
             if keep is not None and name in batch and place.stop - place.start > keep:
-                made = self._pruned(parts, name, made, keep, layout, plan)
+                alone = parts.side_by_side([name], layout)
+                made = self._pruned(made, keep, alone, len(parts.prefix), plan)
             yield name, made
 
     def _pruned(
-        self,
-        parts: Parts,
-        name: str,
-        made: Entry,
-        keep: int,
-        layout: PromptLayout,
-        plan: SignalPlan,
+        self, made: Entry, keep: int, alone: PromptLayout, prefix: int, plan: SignalPlan
     ) -> Entry:
-        """Return an entry with the tokens to which the content-free tails pay most."""
-        alone = dataclasses.replace(
-            parts.side_by_side([name], layout), tails=layout.tails[layout.queries :]
-        )
+        """Return an entry with the tokens to which the content-free tails pay most.
+
+        ``alone`` is the document's own layout, behind ``prefix`` tokens.
+        """
+        alone = dataclasses.replace(alone, tails=self._nulls)
         # Weights of heads may be negative; what matters is how much a token has to say.
         mass = self._engine.read(alone, plan, steady=True).mass.double().abs()
-        paid = mass.sum((0, 1))[len(parts.prefix) :]
+        paid = mass.sum((0, 1))[prefix:]
         kept = paid.topk(keep).indices.sort().values
         share = float(paid[kept].sum() / paid.sum().clamp_min(1e-30))
         return made.only(kept.to(made.tokens.device), share)
 
     def _last_heads(self, plan: SignalPlan) -> list[int]:
         """Return the key heads of the plan's last layer that are read."""
-        config = self._engine.config
-        key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        group = config.num_attention_heads // key_heads
+        group = self._engine.config.num_attention_heads // self._key_heads()
         return sorted({head // group for head in plan.weights[plan.last_layer]})
 
-    def _space(self, parts: Parts, plan: SignalPlan, layout: PromptLayout) -> Space:
+    def _key_heads(self) -> int:
+        config = self._engine.config
+        found: int | None = getattr(config, "num_key_value_heads", None)
+        return found or int(config.num_attention_heads)
+
+    def _check_shapes(self, computed: Mapping[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Raise InvalidInputError for a model whose layers are not alike."""
+        shapes = {(len(keys), keys.shape[2]) for keys, _ in computed.values()}
+        if len(shapes) > 1 or next(iter(shapes))[0] != self._key_heads():
+            said = " and ".join(f"{heads} of size {size}" for heads, size in sorted(shapes))
+            raise InvalidInputError(
+                f"documents are kept for models with the same key heads in every layer; this "
+                f"{self._engine.config.model_type!r} model has {said}: rank without a cache"
+            )
+
+    def _space(self, parts: Parts, plan: SignalPlan) -> Space:
         """Return the entries that were made with what documents depend on beside themselves."""
+        import torch
+
+        device = self._engine.model.device
         description: dict[str, Any] = {
-            "model": self._model,
-            "dtype": self._engine.placement.dtype,
-            "device": self._engine.model.device.type,
+            "format": _FORMAT,
+            "model": self._model[0],
+            "weights": self._model[1:],
+            "dtype": str(self._engine.model.dtype).removeprefix("torch."),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "backend": self._engine.backend,
             "prefix": list(parts.prefix),
             "layers": plan.last_layer + 1,
             "key heads of the last layer": self._last_heads(plan),
             "versions": {name: version(name) for name in ("torch", "transformers")},
         }
         if self._cache.keep_tokens is not None:
-            nulls = layout.tails[layout.queries :]
-            description["pruned by"] = [[list(tail.ids), list(tail.rows)] for tail in nulls]
-            description["heads"] = [f"{layer}-{head}" for layer, head in plan.heads]
+            description["pruned by"] = {
+                "tails": [[list(tail.ids), list(tail.rows)] for tail in self._nulls],
+                "signal": [plan.values, plan.over, plan.per_head],
+                "heads": {
+                    f"{layer}-{head}": plan.weights[layer][head] for layer, head in plan.heads
+                },
+            }
         return self._cache.space(description)
 
 
