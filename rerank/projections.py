@@ -7,6 +7,9 @@ document kept from one pass is, in its last bit, what another pass would compute
 documents, a pass can be ``steady``: every product over blocks then has the same number of rows,
 and the tails' rows have products of their own throughout. Filled-up products cost time (a CPU
 also arranges a weight anew for each), so only passes with a document cache are.
+
+On a CPU what a layer does row by row over a long prompt is done in pieces: tensors of hundreds of
+megabytes leave the caches, and the system hands out and clears their pages anew each time.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from torch.nn import functional as F
 
 _ROWS = {"cpu": 256, "cuda": 2048}
 """Rows of a steady product: more would be filled up for a single document, fewer are slow."""
+_PIECE = 2048
+"""Rows at a time of prompts that have more than twice as many, on a CPU."""
 
 
 @contextlib.contextmanager
@@ -36,9 +41,11 @@ def reading_projections(
     their tokens themselves (GPT-OSS) round with their neighbours even in a ``steady`` pass.
     """
     rows = _ROWS.get(model.device.type, _ROWS["cuda"]) if steady else None
-    split = _Split(shared, tails, rows)
+    found = list(_replacements(model, last_layer, _Split(shared, tails, rows)))
+    if not steady and model.device.type == "cpu" and shared + tails > 2 * _PIECE:
+        found += _pieces(model, last_layer)
     with contextlib.ExitStack() as restore:
-        for parent, name, instead in list(_replacements(model, last_layer, split)):
+        for parent, name, instead in found:
             restore.callback(setattr, parent, name, getattr(parent, name))
             setattr(parent, name, instead)
         yield
@@ -57,11 +64,7 @@ def _replacements(
     model: Any, last_layer: int, split: _Split
 ) -> Iterator[tuple[nn.Module, str, nn.Module]]:
     """Yield (parent, name of a child, what to put in its place)."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    for layer in (layer for layers in lists for layer in layers):
-        number = _number(layer)
-        if number is None or number > last_layer:
-            continue
+    for number, layer in _layers(model, last_layer):
         whole = []
         for name, child in layer.named_children() if split.steady is not None else ():
             if _is_row_by_row(child):
@@ -77,6 +80,23 @@ def _replacements(
                     yield parent, name, _Apart(child, split, alone=number == last_layer)
                 elif split.steady is not None and isinstance(child, nn.Linear):
                     yield parent, name, _Apart(child, split)
+
+
+def _pieces(model: Any, last_layer: int) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """Yield what takes the place of norms and MLPs, piece by piece."""
+    for _, layer in _layers(model, last_layer):
+        for name, child in layer.named_children():
+            if _is_row_by_row(child) or type(child).__name__.endswith("RMSNorm"):
+                yield layer, name, _InPieces(child)
+
+
+def _layers(model: Any, last_layer: int) -> Iterator[tuple[int, nn.Module]]:
+    """Yield number and module of the decoder's layers up to the last that is read."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    for layer in (layer for layers in lists for layer in layers):
+        number = _number(layer)
+        if number is not None and number <= last_layer:
+            yield number, layer
 
 
 def _is_row_by_row(module: nn.Module) -> bool:
@@ -127,6 +147,17 @@ class _Apart(nn.Module):
         for piece in torch.split(states, rows, dim=-2):
             length = piece.shape[-2]
             yield self.projection(F.pad(piece, (0, 0, 0, rows - length)))[..., :length, :]
+
+
+class _InPieces(nn.Module):
+    """A module that treats every row by itself, a number of rows at a time."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.module(piece) for piece in torch.split(states, _PIECE, -2)], dim=-2)
 
 
 class _Nothing(nn.Module):
