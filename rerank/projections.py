@@ -41,7 +41,8 @@ def reading_projections(
     their tokens themselves (GPT-OSS) round with their neighbours even in a ``steady`` pass.
     """
     rows = _ROWS.get(model.device.type, _ROWS["cuda"]) if steady else None
-    found = list(_replacements(model, last_layer, _Split(shared, tails, rows)))
+    # Tails by themselves have products of their own anyhow.
+    found = list(_replacements(model, last_layer, _Split(shared, tails, rows))) if shared else []
     if not steady and model.device.type == "cpu" and shared + tails > 2 * _PIECE:
         found += _pieces(model, last_layer)
     with contextlib.ExitStack() as restore:
