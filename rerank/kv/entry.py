@@ -48,7 +48,8 @@ class Entry:
         stored = self.tensors[name] if layer is None else self.tensors[name][layer]
         scale = self.tensors.get(f"{name}_scale")
         if scale is None:
-            return stored.to(dtype)
+            # Asked for by every layer and document: even a cast that does nothing would count.
+            return stored if stored.dtype == dtype else stored.to(dtype)
         return (stored.float() * (scale if layer is None else scale[layer])).to(dtype)
 
     def only(self, kept: torch.Tensor, mass_kept: float) -> Entry:
