@@ -8,7 +8,7 @@ import pytest
 import ranklens
 
 CLASSES = {
-    "AttentionReranker", "BM25Retriever", "Collection", "Document", "Judgement", "Profile",
+    "AttentionReranker", "BM25Retriever", "Collection", "Document", "DocumentCache", "Judgement", "Profile",
     "Qrels", "Query", "RankedDocument", "Ranking", "RanklensError", "Reranker", "Retriever",
     "Run", "ScoredDoc",
 }  # fmt: skip

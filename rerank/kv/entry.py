@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 Storage = Literal["exact", "bfloat16", "int8"]
 STORAGES: tuple[Storage, ...] = get_args(Storage)
@@ -64,6 +65,8 @@ class Entry:
 
 def entry(keys: torch.Tensor, values: torch.Tensor, last: torch.Tensor, storage: Storage) -> Entry:
     """Return what is kept of a document's keys, values and last keys; shapes as in Entry."""
+    import torch
+
     tensors = {"tokens": torch.arange(last.shape[-2], dtype=torch.int32, device=last.device)}
     for name, states in (("keys", keys), ("values", values), ("last", last)):
         if storage == "int8":

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ranklens.rerank.base import RankedDocument as RankedDocument
     from ranklens.rerank.base import Ranking as Ranking
     from ranklens.rerank.base import Reranker as Reranker
+    from ranklens.rerank.kv.cache import DocumentCache as DocumentCache
     from ranklens.rerank.profile import Profile as Profile
     from ranklens.rerank.profile_file import load_profile as load_profile
     from ranklens.retrieval.base import Retriever as Retriever
@@ -47,6 +48,7 @@ _MODULES = {
     "ranklens.eval.measures": ("evaluate",),
     "ranklens.rerank.attention_reranker": ("AttentionReranker",),
     "ranklens.rerank.base": ("RankedDocument", "Ranking", "Reranker"),
+    "ranklens.rerank.kv.cache": ("DocumentCache",),
     "ranklens.rerank.profile": ("Profile",),
     "ranklens.rerank.profile_file": ("load_profile",),
     "ranklens.retrieval.base": ("Retriever",),
