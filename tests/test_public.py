@@ -8,9 +8,9 @@ import pytest
 import ranklens
 
 CLASSES = {
-    "AttentionReranker", "BM25Retriever", "Collection", "Document", "DocumentCache", "Judgement", "Profile",
-    "Qrels", "Query", "RankedDocument", "Ranking", "RanklensError", "Reranker", "Retriever",
-    "Run", "ScoredDoc",
+    "AttentionReranker", "BM25Retriever", "Collection", "Document", "DocumentCache", "Judgement",
+    "Profile", "Qrels", "Query", "RankedDocument", "Ranking", "RanklensError", "Reranker",
+    "Retriever", "Run", "ScoredDoc",
 }  # fmt: skip
 FUNCTIONS = {"evaluate", "load_collection", "load_profile", "read_qrels", "read_run", "write_run"}
 HEAVY = ("torch", "transformers", "numpy", "ir_measures", "bm25s", "pydantic", "rich")
