@@ -35,6 +35,7 @@ from typing import Any
 
 import torch
 import transformers
+from gpu_peers import agree, each, mask, unfused, whole
 from torch.nn import functional as F
 from transformers import AutoModel, LlamaConfig, MistralConfig
 
@@ -173,23 +174,23 @@ class Bench:
         if len(layout.shared) > MASKED:
             return
         query, key, value, fused = self.layer(layout)
-        blocks, size = _whole(fused), query.shape[-1]
+        blocks, size = whole(fused), query.shape[-1]
         wide = (query.float(), key.float(), value.float())
         exact = reference.block_attention(*wide, blocks, scale=size**-0.5).output
-        seen = _mask(blocks, self.device)
+        seen = mask(blocks, self.device)
         keys, values = (x.repeat_interleave(len(query) // len(x), 0)[None] for x in (key, value))
         torchs = F.scaled_dot_product_attention(query[None], keys, values, seen)[0]
         found = block_attention(query, key, value, blocks, scale=size**-0.5)
-        _agree("block attention", found.output, torchs, exact)
+        agree("block attention", found.output, torchs, exact)
         rows, shared, tails = query[:, len(layout.shared) :], len(layout.shared), len(layout.tails)
         lse = found.lse[:, shared:]
         mass = column_mass(rows, key, fused.sweep, scale=size**-0.5, lse=lse).tokens
         assert mass is not None
-        unfused = [
-            _unfused(x, y, shared, tails, size**-0.5)
+        rivals = [
+            unfused(x, y, shared, tails, size**-0.5)
             for x, y in ((rows, key), (rows.float(), key.float()))
         ]
-        _agree("column mass", mass, *unfused)
+        agree("column mass", mass, *rivals)
 
     def layer(self, layout: PromptLayout) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Fused]:
         """Return a layer's query, key and value, random, and how its rows see its keys."""
@@ -206,7 +207,7 @@ class Bench:
     def stages(self, layout: PromptLayout) -> Iterator[str]:
         """Yield a line for each stage of one layer."""
         query, key, value, fused = self.layer(layout)
-        shared, blocks = len(layout.shared), _whole(fused)
+        shared, blocks = len(layout.shared), whole(fused)
         heads, rows, size = query.shape
         pairs = sum(
             (end - start) * (prefix + (end - start) / 2) for start, end, prefix in blocks.ranges
@@ -224,7 +225,7 @@ class Bench:
         }
         for name, maps in linear.items():
             flop = sum(2 * rows * one.weight.numel() for one in maps)
-            yield self.line(name, partial(_each, maps, states), flop=flop)
+            yield self.line(name, partial(each, maps, states), flop=flop)
         weights = (layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj)
         flop = sum(2 * rows * one.weight.numel() for one in weights)
         yield self.line("MLP", lambda: layer.mlp(states), flop=flop)
@@ -236,7 +237,7 @@ class Bench:
             flop=4 * size * heads * pairs, moved=moved,
         )  # fmt: skip
         if rows <= MASKED:
-            seen = _mask(blocks, self.device)
+            seen = mask(blocks, self.device)
             # Keys repeated, or the kernel that takes a mask is not found and P × P is stored.
             keys, values = (x.repeat_interleave(heads // len(x), 0)[None] for x in (key, value))
             yield self.line(
@@ -259,7 +260,7 @@ class Bench:
             flop=2 * flop, moved=read + key.nbytes,
         )  # fmt: skip
         yield self.line(
-            "  unfused torch", lambda: _unfused(tails, key, shared, len(layout.tails), scale),
+            "  unfused torch", lambda: unfused(tails, key, shared, len(layout.tails), scale),
             flop=flop, moved=read,
         )  # fmt: skip
 
@@ -279,11 +280,12 @@ class Bench:
         def sees(batch: Any, head: Any, row: Any, column: Any) -> Any:
             return (column < before[row]) | ((own[row] == own[column]) & (column <= row))
 
-        mask = create_block_mask(sees, None, None, rows, rows, device=str(self.device))
+        of_blocks = create_block_mask(sees, None, None, rows, rows, device=str(self.device))
         compiled = torch.compile(flex_attention)
+        inputs = (query[None], key[None], value[None])
         yield self.line(
             "  flex_attention",
-            lambda: compiled(query[None], key[None], value[None], block_mask=mask, enable_gqa=True),
+            lambda: compiled(*inputs, block_mask=of_blocks, enable_gqa=True),
             flop=flop, moved=moved,
         )  # fmt: skip
 
@@ -336,51 +338,6 @@ class Bench:
     def wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-
-
-def _whole(fused: Fused) -> Blocks:
-    """Return the blocks of documents and tails together."""
-    assert fused.documents is not None
-    return Blocks((*fused.documents.ranges, *fused.tails.ranges))
-
-
-def _mask(blocks: Blocks, device: torch.device) -> torch.Tensor:
-    """Return which key each row sees, bool [P, P]."""
-    seen = torch.zeros(blocks.length, blocks.length, dtype=torch.bool, device=device)
-    for start, end, prefix in blocks.ranges:
-        seen[start:end, :prefix] = True
-        seen[start:end, start:end] = torch.ones(end - start, end - start, device=device).tril() > 0
-    return seen
-
-
-def _unfused(
-    rows: torch.Tensor, key: torch.Tensor, shared: int, tails: int, scale: float
-) -> torch.Tensor:
-    """Return the mass as torch without a kernel computes it, keys repeated for their groups."""
-    keys = key.repeat_interleave(len(rows) // len(key), 0)
-    logits = (rows @ keys.transpose(1, 2)).float() * scale
-    count = rows.shape[1]
-    hidden = torch.ones(count, count, device=rows.device).triu(1) > 0
-    tail = torch.arange(count, device=rows.device) // TAIL
-    logits[:, :, shared:].masked_fill_(hidden | (tail[:, None] != tail), -torch.inf)
-    weights = torch.softmax(logits, -1)[:, :, :shared]
-    mass: torch.Tensor = weights.view(len(rows), tails, -1, shared).mean(2).sum(0)
-    return mass
-
-
-def _agree(name: str, ours: torch.Tensor, torchs: torch.Tensor, exact: torch.Tensor) -> None:
-    """Stop where a kernel is further from float32 than twice torch in the same dtype is."""
-    off, theirs = _rms(ours, exact), _rms(torchs, exact)
-    if off > 2 * theirs + 1e-6:
-        sys.exit(f"{name} is {off:.1e} off float32, torch {theirs:.1e}: no figures")
-
-
-def _each(maps: tuple[torch.nn.Module, ...], states: torch.Tensor) -> list[torch.Tensor]:
-    return [one(states) for one in maps]
-
-
-def _rms(found: torch.Tensor, exact: torch.Tensor) -> float:
-    return float((found.float() - exact).pow(2).mean().sqrt())
 
 
 def _print(*lines: str) -> None:

@@ -24,6 +24,7 @@ import numpy as np
 
 from ranklens import Document, Query, Run, ScoredDoc, evaluate, load_collection
 from ranklens.cli.specs import find_candidates
+from ranklens.cli.stages import request_numbers
 
 ROUNDS = 100_000
 
@@ -40,6 +41,7 @@ def main() -> None:
     lists = {
         query: [texts[doc.doc_id] for doc in candidates[query.id][:depth]] for query in queries
     }
+    numbers = request_numbers(collection)
     qrels = collection.qrels.restricted_to(query.id for query in queries)
     first = _measured(qrels, {q: _by_place(d) for q, d in lists.items()})
     lines = [
@@ -52,7 +54,7 @@ def main() -> None:
     print("\n".join(lines), flush=True)
     for name in arguments.profiles:
         start = time.perf_counter()
-        found = _minilm(lists) if name == "minilm" else _attention(lists, name, arguments)
+        found = _minilm(lists) if name == "minilm" else _attention(lists, numbers, name, arguments)
         seconds = time.perf_counter() - start
         lines.append(_line(name, _measured(qrels, found), first, seconds))
         print(lines[-1], flush=True)
@@ -61,7 +63,10 @@ def main() -> None:
 
 
 def _attention(
-    lists: Mapping[Query, Sequence[Document]], profile: str, arguments: argparse.Namespace
+    lists: Mapping[Query, Sequence[Document]],
+    numbers: Mapping[str, int],
+    profile: str,
+    arguments: argparse.Namespace,
 ) -> dict[Query, list[ScoredDoc]]:
     from ranklens import AttentionReranker
     from ranklens.rerank.long_lists import LongLists
@@ -76,9 +81,9 @@ def _attention(
     return {
         query: [
             ScoredDoc(ranked.id, ranked.score)
-            for ranked in reranker.rank(query, documents, request=number)
+            for ranked in reranker.rank(query, documents, request=numbers[query.id])
         ]
-        for number, (query, documents) in enumerate(lists.items())
+        for query, documents in lists.items()
     }
 
 

@@ -76,7 +76,7 @@ def build(
 
     Example: ranklens cache build sample:pydocs --limit 100 -o kept
     """
-    from ranklens.cli.documents import KeptDocuments
+    from ranklens.cli.documents import KeptDocuments, warn_of_damaged
     from ranklens.cli.output import check_folder, note, print_json, warn
     from ranklens.cli.warming import documents_of, keep_all
     from ranklens.data.load import load_collection
@@ -104,8 +104,7 @@ def build(
         "already_kept": total - counts.computed,
         "damaged": counts.damaged,
     }
-    if counts.damaged:
-        warn([f"{counts.damaged} kept documents were damaged, and are computed and kept anew"])
+    warn_of_damaged(counts)
     note(
         f"{output} keeps {total} documents: {counts.computed} computed, "
         f"{total - counts.computed} there already"
@@ -211,9 +210,6 @@ def parse_size(text: str) -> int:
 
 def _storage(name: str | None) -> Storage | None:
     """Return a storage by name; UsageError names the known ones."""
-    from ranklens.data.extras import require
-
-    require("llm", "torch", "transformers", "safetensors")
     from ranklens.rerank.kv.entry import STORAGES
 
     for known in STORAGES:

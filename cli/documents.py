@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ranklens.data.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from ranklens.rerank.kv.cache import DocumentCache
+    from ranklens.rerank.kv.cache import Counts, DocumentCache
     from ranklens.rerank.kv.entry import Storage
 
 
@@ -104,8 +104,7 @@ def tell_origins(documents: DocumentCache | None) -> dict[str, Any] | None:
         f"documents: {counts.computed} computed, {counts.disk} from {documents.folder}, "
         f"{counts.memory} from memory"
     )
-    if counts.damaged:
-        warn([f"{counts.damaged} kept documents were damaged, and are computed and kept anew"])
+    warn_of_damaged(counts)
     if documents.not_written:
         warn([f"not all are kept in {documents.folder}: {documents.not_written}"])
     return {
@@ -115,6 +114,14 @@ def tell_origins(documents: DocumentCache | None) -> dict[str, Any] | None:
         "damaged": counts.damaged,
         "not_written": documents.not_written,
     }
+
+
+def warn_of_damaged(counts: Counts) -> None:
+    """Say how many kept documents were found damaged."""
+    from ranklens.cli.output import warn
+
+    if counts.damaged:
+        warn([f"{counts.damaged} kept documents were damaged, and are computed and kept anew"])
 
 
 def _ways(folder: Path) -> list[tuple[Any, Any]]:

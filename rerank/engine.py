@@ -149,6 +149,10 @@ class AttentionEngine:
         """Settle a profile's signal for this model; see ``plan_signal``."""
         return plan_signal(choice, self.config)
 
+    def backend_of(self, plan: SignalPlan) -> Backend:
+        """Return what computes a plan's passes: logits are no weights, and are left to torch."""
+        return "torch" if plan.values == "logits" else self.backend
+
     def read(
         self,
         layout: PromptLayout,
@@ -231,8 +235,7 @@ class AttentionEngine:
                 device,
                 held=held,
                 frequencies=frequencies,
-                # Logits are no weights: reading them is left to torch.
-                backend="torch" if plan.values == "logits" else self.backend,
+                backend=self.backend_of(plan),
                 trace=trace,
             )
             shared = len(ids) - run.tail_rows

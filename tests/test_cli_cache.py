@@ -9,14 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.kept_entries import entries, origins
 
-pytest.importorskip("torch", reason="the extra llm is not installed")
+from ranklens.rerank.kv.disk import read_entry
+
 pytest_plugins = ["cli_fixtures", "cache_fixtures"]
-
-from tests.kept_entries import entries, origins  # noqa: E402
-
-from ranklens.rerank.kv.disk import read_entry  # noqa: E402
-
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

@@ -13,15 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from tests.kept_entries import entries, origins
 
-pytest.importorskip("torch", reason="the extra llm is not installed")
+from ranklens.rerank.kv.disk import DamagedEntryError, read_entry
+
 pytest_plugins = ["cli_fixtures", "cache_fixtures"]
-
-import torch  # noqa: E402
-from tests.kept_entries import entries, origins  # noqa: E402
-
-from ranklens.rerank.kv.disk import DamagedEntryError, read_entry  # noqa: E402
-
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
 DOCUMENTS = 12
 DEADLINE_S = 240.0

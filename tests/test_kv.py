@@ -16,8 +16,9 @@ from ranklens.data.errors import InvalidInputError, NumericalError
 from ranklens.data.records import Document
 from ranklens.rerank.attention_reranker import AttentionReranker
 from ranklens.rerank.kv.cache import DocumentCache
-from ranklens.rerank.kv.entry import entry
+from ranklens.rerank.kv.entry import Entry, entry
 from ranklens.rerank.kv.memory import Memory
+from ranklens.rerank.kv.reading import CachedReading
 from ranklens.rerank.profile import LayoutChoice, Profile
 from ranklens.rerank.profile_file import load_profile
 from ranklens.rerank.prompt import PromptLayout
@@ -45,6 +46,12 @@ def load(
 def steady(reranker: AttentionReranker, layout: PromptLayout) -> torch.Tensor:
     """Return what a single pass over everything reads, with nothing kept."""
     return reranker.engine.read(layout, reranker.plan, steady=True).mass
+
+
+def entries_of(reranker: AttentionReranker, layout: PromptLayout) -> list[Entry]:
+    """Return what is kept of a layout's prefix and documents."""
+    reading = CachedReading(reranker.engine, DocumentCache(), reranker.profile, reranker.model)
+    return reading.keep(layout, reranker.plan)
 
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -342,7 +349,7 @@ def test_entries_hold_their_own_memory_only(tiny_model: MakeModel) -> None:
     """One key head, one layer before the last: what is cut out of a batch would be a view of it."""
     ours = load(tiny_model(num_hidden_layers=2, num_key_value_heads=1), DocumentCache())
     layout = ours.layout(QUERY, DOCUMENTS)
-    for one in ours._reading.keep(layout, ours.plan):  # type: ignore[attr-defined]
+    for one in entries_of(ours, layout):
         for name, tensor in one.tensors.items():
             assert tensor.untyped_storage().nbytes() == tensor.nbytes, name
 
@@ -374,7 +381,7 @@ def test_only_heads_that_are_read_are_kept_of_the_last_layer(tiny_model: MakeMod
     layout = ours.layout(QUERY, DOCUMENTS)
     first = ours.read(layout)
     assert torch.equal(first.mass, steady(ours, layout))
-    one = ours._reading.keep(layout, ours.plan)[1]  # type: ignore[attr-defined]
+    one = entries_of(ours, layout)[1]
     # Four heads share two key heads; the last layer has keys of one, and no values.
     assert one.tensors["keys"].shape[:2] == (1, 2)
     assert one.tensors["values"].shape[:2] == (1, 2)
@@ -512,3 +519,21 @@ def test_long_lists_of_documents_are_computed_in_parts(tiny_model: MakeModel) ->
     assert len(layout.shared) > 2 * 4096
     assert torch.equal(ours.read(layout).mass, steady(ours, layout))
     assert cache.counts.computed == 150
+
+
+def test_long_prompts_go_through_in_pieces_and_read_the_same(tiny_model: MakeModel) -> None:
+    many = [Document(str(n), f"Document {n} is about bread. " * (1 + n % 9)) for n in range(150)]
+    ours = load(tiny_model(num_hidden_layers=3))
+    layout = ours.layout(QUERY, many)
+    rows: dict[str, list[int]] = {}
+    for name, part in ours.engine.model.named_modules():
+        if name.endswith((".mlp", "layernorm")):
+            part.register_forward_hook(
+                lambda _, given, out, name=name: rows.setdefault(name, []).append(given[0].shape[1])
+            )
+    fast = ours.engine.read(layout, ours.plan).mass
+    assert len(rows) == 3 * 3 - 2, "behind the last layer's attention nothing runs"
+    whole = len(layout.shared) + sum(len(tail.ids) for tail in layout.tails)
+    assert {sum(found) for found in rows.values()} == {whole}
+    assert {max(found) for found in rows.values()} == {2048}
+    torch.testing.assert_close(fast, steady(ours, layout), atol=1e-5, rtol=1e-5)

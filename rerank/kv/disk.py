@@ -4,8 +4,8 @@
     FOLDER/<space>/<ab>/<name>.safetensors
 
 A file is written under another name and renamed, so a process that is killed leaves no entry but
-a ``.tmp`` file. What is read is memory-mapped, and its SHA-256 is compared before it is used; a
-file that does not pass is as good as absent, and is said to be damaged.
+a ``.tmp`` file. What is read is mapped, copied, and compared with its SHA-256 before it is used;
+a file that does not pass is as good as absent, and is said to be damaged.
 """
 
 from __future__ import annotations
@@ -54,10 +54,6 @@ class Disk:
             # A disk that is full today is no wrong folder.
             kind = RanklensError if error.errno in _NO_ROOM else InvalidInputError
             raise kind(f"cannot keep documents in {folder}: {error.strerror}") from None
-
-    def has(self, name: str) -> bool:
-        """Say whether there is a file for an entry; it may be damaged."""
-        return self._path(name).is_file()
 
     def get(self, name: str, device: torch.device) -> Entry | None:
         """Return an entry on a device, or None; DamagedEntryError, logged, for a damaged one."""

@@ -188,7 +188,7 @@ class CachedReading:
             "weights": self._model[1:],
             "dtype": str(self._engine.model.dtype).removeprefix("torch."),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            "backend": self._engine.backend,
+            "backend": self._engine.backend_of(plan),
             "prefix": list(parts.prefix),
             "layers": plan.last_layer + 1,
             "key heads of the last layer": self._last_heads(plan),
