@@ -6,8 +6,9 @@ First: the first ``--queries`` queries with 20 candidates, in bfloat16, in turns
 of the base model with output_attentions over ICR's prompt, the engine with the profile
 ``causal`` (learned, causal layout, early exit), the engine with ``--profile``, the same with a
 document cache that is empty, and with one that holds all documents. Then the same engine over
-20, 100 and 500 documents of one query (candidates of others fill up), and the exponent b of
-time ~ documents^b between the first and the last. Nothing is reported when, in float32 and over
+500 documents of one query (candidates of others fill up) and every fifth and 25th of them, so
+that lengths are alike, in turns; and the exponent b of time ~ documents^b between the fewest and
+the most. Nothing is reported when, in float32 and over
 the first six candidates, an eager pass with the block layout's dense mask differs by more than
 1e-5 from the engine, with or without kept documents, or when kept documents give other bits than
 those computed in the same pass.
@@ -64,16 +65,7 @@ def main() -> None:
     print("\n".join(lines), flush=True)
     lines += _turns(arguments, lists)
     lines += ["", "documents  tokens   seconds  ms/token"]
-    block = _reranker(arguments, arguments.profile)
-    pool = [texts[doc_id] for doc_id in every]
-    seconds = []
-    for number in DOCUMENTS:
-        layout = block.layout(lists[0][0], pool[:number])
-        seconds.append(statistics.median(_seconds(block, layout) for _ in range(3)))
-        tokens = len(layout.shared)
-        lines.append(f"{number:9} {tokens:7} {seconds[-1]:9.2f} {1000 * seconds[-1] / tokens:9.3f}")
-    exponent = math.log(seconds[-1] / seconds[0]) / math.log(DOCUMENTS[-1] / DOCUMENTS[0])
-    lines.append(f"exponent from {DOCUMENTS[0]} to {DOCUMENTS[-1]} documents: {exponent:.2f}")
+    lines += _growth(arguments, lists[0][0], [texts[doc_id] for doc_id in every][: DOCUMENTS[-1]])
     print("\n".join(lines[-len(DOCUMENTS) - 3 :]))
     if arguments.output:
         Path(arguments.output).write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -116,6 +108,28 @@ def _turns(arguments: argparse.Namespace, lists: list[tuple[str, list[Document]]
         )
         print(found[-1], flush=True)
     return found
+
+
+def _growth(arguments: argparse.Namespace, query: str, documents: list[Document]) -> list[str]:
+    """Time lists of different lengths in turns; short ones are read several times in a turn."""
+    block = _reranker(arguments, arguments.profile)
+    steps = [len(documents) // number for number in DOCUMENTS]
+    layouts = [block.layout(query, documents[::step]) for step in steps]
+    block.read(layouts[0])
+    times: list[list[float]] = [[] for _ in layouts]
+    for _ in range(arguments.repeat):
+        for layout, step, found in zip(layouts, steps, times, strict=True):
+            found += [_seconds(block, layout) for _ in range(max(1, step // 3))]
+    seconds = [statistics.median(found) for found in times]
+    tokens = [len(layout.shared) for layout in layouts]
+    exponent = math.log(seconds[-1] / seconds[0]) / math.log(DOCUMENTS[-1] / DOCUMENTS[0])
+    return [
+        *(
+            f"{number:9} {count:7} {taken:9.2f} {1000 * taken / count:9.3f}"
+            for number, count, taken in zip(DOCUMENTS, tokens, seconds, strict=True)
+        ),
+        f"exponent from {DOCUMENTS[0]} to {DOCUMENTS[-1]} documents: {exponent:.2f}",
+    ]
 
 
 def _cold(reranker: AttentionReranker, layout: PromptLayout) -> object:

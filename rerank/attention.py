@@ -3,9 +3,9 @@
 A forward pass carries the shared tokens first and then every tail. Shared tokens attend
 causally among themselves; a tail's token attends to all shared tokens and causally within its
 own tail; in block layout a document's tokens among them see the prefix and their document
-only. Tails start at one position and do not see each other, so each branch computes what
-a separate pass over *shared + tail* would. While the tail rows are computed in full their
-attention to the shared tokens is reduced to
+only. Tails start at one position and do not see each other, but for the rows with which they all
+begin, so each branch computes what a separate pass over *shared + tail* would. While the tail
+rows are computed in full their attention to the shared tokens is reduced to
 
     mass[t, j] = mean_{i in rows of tail t} Σ_h w_h softmax(q_{h,i} · k_{h,j} · scale)
 
@@ -22,8 +22,10 @@ import torch
 from ranklens.data.errors import InvalidInputError
 from ranklens.rerank.blocks import block_attention, buckets
 from ranklens.rerank.body import Softmax, causal_attention
+from ranklens.rerank.branches import OPENING, Branches
 from ranklens.rerank.fused import Fused
 from ranklens.rerank.kernels.dispatch import Backend
+from ranklens.rerank.openings import Computed
 from ranklens.rerank.plan import SignalPlan
 from ranklens.rerank.prompt import PromptLayout
 from ranklens.rerank.rotation import moved
@@ -34,8 +36,8 @@ IMPLEMENTATION = "ranklens"
 _IGNORED = {"position_ids", "cache_position", "use_cache", "output_attentions"}
 """Options of attention functions that have no part in the weights, or are already in the keys."""
 _TINY = 1e-30
-_ROOM = 2**24
-"""Logits of tail rows held at a time, in elements (64 MiB in fp32)."""
+_ROOM = 2**22
+"""Logits of tail rows held at a time, in elements (16 MiB in fp32), or those of one key head."""
 
 
 class Held(Protocol):
@@ -75,9 +77,9 @@ class AttentionRun:
         held: Held | None = None,
         frequencies: torch.Tensor | None = None,
         backend: Backend = "torch",
+        apart: bool = False,
         trace: bool = False,
     ) -> None:
-        tails = layout.tails
         self.shared = shared = len(layout.shared)
         self.held = held
         self.computed: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -87,49 +89,61 @@ class AttentionRun:
         self.layers_seen: set[int] = set()
         self.mass: dict[int, torch.Tensor] = {}
         self.kept: dict[int, tuple[torch.Tensor, torch.Tensor, Softmax]] = {}
-        lengths = [len(tail.ids) for tail in tails]
-        self.tail_rows = rows = sum(lengths)
+        # The kernels take every document and every tail by itself, a rollout goes through all.
+        branches = Branches.of(layout.tails, apart=backend == "triton")
+        apart |= backend == "triton" or plan.values == "rollout"
+        rows = Computed.of(layout, apart=apart)
+        self.ids = [*(rows.ids if held is None else ()), *branches.ids]
+        self.tail_rows = len(branches.ids)
         self.longest = layout.length
         first = shared if layout.tail_start is None else layout.tail_start
-        before = torch.arange(shared)
-        if layout.positions is not None:
-            before = torch.tensor(layout.positions)
-        positions = torch.cat([before, *(torch.arange(first, first + n) for n in lengths)])
+        behind = first + torch.tensor(branches.offsets, dtype=torch.long)
+        before = rows.positions if held is None else ()
+        positions = torch.cat([torch.tensor(before, dtype=torch.long), behind])
         self.position_ids = positions.to(device)[None]
-        self.places = positions = self.position_ids[0]
+        before = layout.positions or range(shared)
+        positions = torch.cat([torch.tensor(before, dtype=torch.long), behind]).to(device)
+        self.places = positions
         self.turn: tuple[torch.Tensor, torch.Tensor] | None = None
         if layout.places is not None:
             assert frequencies is not None
             self.places = positions.clone()
             self.places[:shared] = torch.tensor(layout.places)
             self.turn = ((self.places - positions)[:shared], frequencies)
-        self.prefix = layout.blocks[0][0] if layout.blocks else shared
+        # Which computed row has the key of each token.
+        self.source: torch.Tensor | None = None
+        if held is None and rows.source is not None:
+            source = [*rows.source, *range(len(rows.ids), len(self.ids))]
+            self.source = torch.tensor(source, device=device)
+        self.prefix = rows.blocks[0][0] if rows.blocks else shared
         self.fused: Fused | None = None
         if backend == "triton":
             self.fused = Fused(layout, plan, positions, self.places)
-        computed = layout.blocks if held is None and self.fused is None else ()
+        computed = rows.blocks if held is None and self.fused is None else ()
         self.buckets = buckets(computed, device) if computed else []
         # 0 for tokens that all later ones see, then one number for each block and tail.
         own = torch.zeros(shared, dtype=torch.long)
         for number, (start, end) in enumerate(layout.blocks, start=1):
             own[start:end] = number
         self.block = own.to(device)
-        # 0 for the shared tokens, then one number for each tail.
-        branch = torch.arange(len(tails) + 1).repeat_interleave(torch.tensor([shared, *lengths]))
-        self.branch = branch.to(device)
-        branch = branch[shared:]
-        allowed = (branch[:, None] == branch) & torch.ones(rows, rows).tril().bool()
-        self.tail_bias = torch.zeros(rows, rows).masked_fill(~allowed, -torch.inf).to(device)
-        self.row_weights = torch.zeros(len(tails), rows)
-        start = 0
-        for number, tail in enumerate(tails):
-            first, end = tail.rows
-            self.row_weights[number, start + first : start + end] = 1 / (end - first)
-            start += len(tail.ids)
-        self.row_weights = self.row_weights.to(device)
+        # 0 for the shared tokens, then as Branches says.
+        branch = torch.tensor(branches.numbers, dtype=torch.long)
+        self.branch = torch.nn.functional.pad(branch, (shared, 0)).to(device)
+        seen = (branch[:, None] == branch) | (branch == OPENING)
+        seen &= torch.ones(seen.shape).tril().bool()
+        self.tail_bias = torch.zeros(seen.shape).masked_fill(~seen, -torch.inf).to(device)
+        weights = torch.tensor(branches.weights)
+        self.row_weights = weights.view(len(layout.tails), self.tail_rows).to(device)
         # In an order of their own, or a sum over them would depend on the input's in its last bit.
         documents = [torch.arange(first, end) for first, end in sorted(layout.spans)]
         self.document_tokens = torch.cat(documents).to(device) if documents else None
+
+    def whole(self, states: torch.Tensor) -> torch.Tensor:
+        """Return keys or values [key heads, rows, D] of the rows computed as those of all tokens.
+
+        In one arrangement in memory, wherever they come from: products round by it.
+        """
+        return states.contiguous() if self.source is None else states.index_select(1, self.source)
 
     def unseen(self, rows: slice) -> torch.Tensor:
         """Return which tokens do not exist for those of ``rows``, bool [rows, P], windows aside."""
@@ -137,10 +151,14 @@ class AttentionRun:
         block = torch.nn.functional.pad(self.block, (0, len(number) - self.shared))
         within = (self.branch == 0) & (block > 0)
         hidden = number[rows, None] < number
-        hidden |= (self.branch > 0) & (self.branch[rows, None] != self.branch)
+        hidden |= (self.branch > OPENING) & (self.branch[rows, None] != self.branch)
         # Blocks hide from each other, not from tails.
         hidden |= within & (self.branch[rows, None] == 0) & (block[rows, None] != block)
         return hidden
+
+    def token(self, row: int) -> int:
+        """Return the first token that a row computed stands for."""
+        return row if self.source is None else int((self.source == row).nonzero()[0])
 
     def hidden_by(self, window: int) -> torch.Tensor:
         """Return which keys lie beyond a sliding window of each tail row, bool [rows, P]."""
@@ -235,19 +253,20 @@ def branch_attention(
     if run.trace and run.fault is None:
         finite = key[0].isfinite().all(-1).all(0)
         if not bool(finite.all()):
-            run.fault = (layer, int((~finite).nonzero()[0]))
+            run.fault = (layer, run.token(int((~finite).nonzero()[0])))
     window = sliding_window if sliding_window is not None and run.longest > sliding_window else None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     softmax = Softmax(scale, window, softcap, s_aux)
     if run.plan.values == "rollout" and layer in run.plan.weights:
         run.kept[layer] = (query[0], key[0], softmax)
     if not run.tail_rows:
-        run.computed[layer] = (key[0], value[0])
+        run.computed[layer] = (run.whole(key[0]), run.whole(value[0]))
         if layer == run.plan.last_layer:
             raise ReadingDone
-        return _shared_rows(run, query, key, value, softmax), None
-    # In one arrangement in memory, wherever they come from: products round by it.
-    keys, values = key[0].contiguous(), value[0].contiguous()
+        output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
+        _shared_rows(run, query, key, value, softmax, output)
+        return output, None
+    keys, values = run.whole(key[0]), run.whole(value[0])
     if run.held is not None:
         keys = run.held.keys(layer, keys)
         if layer != run.plan.last_layer:
@@ -267,7 +286,7 @@ def branch_attention(
     if run.held is not None:
         return tails.transpose(0, 1)[None], None
     output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
-    output[:, : run.shared] = _shared_rows(run, query, key, value, softmax)
+    _shared_rows(run, query, key, value, softmax, output[:, : behind.start])
     output[0, behind] = tails.transpose(0, 1)
     return output, None
 
@@ -278,16 +297,16 @@ def _shared_rows(
     key: torch.Tensor,
     value: torch.Tensor,
     softmax: Softmax,
-) -> torch.Tensor:
-    """Return the output [1, shared, heads, D] of the shared tokens among themselves."""
+    output: torch.Tensor,
+) -> None:
+    """Write the ``output`` [1, shared, heads, D] of the shared tokens among themselves."""
     if run.fused is not None and run.fused.documents is not None:
-        return run.fused.shared_rows(query[0], key[0], value[0], softmax)[None]
-    if not run.buckets:
-        return causal_attention(query, key, value, run.shared, softmax)
-    positions = run.position_ids[0]
-    return block_attention(
-        query, key, value, run.prefix, run.buckets, run.shared, softmax, positions
-    )
+        output[0] = run.fused.shared_rows(query[0], key[0], value[0], softmax)
+    elif run.buckets:
+        positions = run.position_ids[0]
+        block_attention(query, key, value, run.prefix, run.buckets, softmax, positions, output)
+    else:
+        output[:] = causal_attention(query, key, value, output.shape[1], softmax)
 
 
 def _check(name: str, layer: int, options: dict[str, Any], run: AttentionRun) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ranklens.data.errors import InvalidInputError, NumericalError, RanklensError
 from ranklens.data.extras import require
-from ranklens.rerank.device import Placement, choose_placement
+from ranklens.rerank.device import Placement, choose_placement, keep_freed_pages
+from ranklens.rerank.groups import Gathered, groups
 from ranklens.rerank.plan import SignalPlan, context_of, full_layers, plan_signal, rope_switch
 from ranklens.rerank.profile import SignalChoice
 from ranklens.rerank.prompt import PromptLayout, Tail
@@ -67,6 +68,8 @@ class AttentionEngine:
         from ranklens.rerank.kernels.dispatch import choose
 
         attention.register()
+        if model.device.type == "cpu":
+            keep_freed_pages()
         self.model = model.eval()
         self.backend: Backend = backend or choose(model.device).name
         self.tokenizer = tokenizer
@@ -179,6 +182,8 @@ class AttentionEngine:
         names = [(tuple(tail.ids), tail.rows) for tail in layout.tails]
         branches = dict(zip(names, layout.tails, strict=True))
         once = dataclasses.replace(layout, tails=tuple(branches.values()))
+        if held is None and not steady:
+            held = self._gathered(once, plan)
         run = self._forward(once, plan, held=held, steady=steady)
         layers = [run.mass[layer] for layer in sorted(run.mass)]
         mass = (torch.cat(layers) if plan.per_head else torch.stack(layers)).cpu()
@@ -194,17 +199,32 @@ class AttentionEngine:
                 f"the prompt of {layout.length} tokens exceeds the context of {self.context}"
             )
 
+    def _gathered(self, layout: PromptLayout, plan: SignalPlan) -> Held | None:
+        """Compute the documents of a long prompt, or return None where one pass is to do it."""
+        if self.backend_of(plan) != "torch" or self.model.device.type != "cpu":
+            return None
+        # Rotations would be those of a group's length; a rollout goes through whole layers.
+        if self.rope_switch is not None or plan.values == "rollout":
+            return None
+        parts = groups(layout)
+        if not parts:
+            return None
+        gathered = Gathered(layout.blocks[0][0])
+        for part in parts:
+            gathered.add(self.compute(part, plan, steady=False))
+        return gathered
+
     def compute(
-        self, layout: PromptLayout, plan: SignalPlan
+        self, layout: PromptLayout, plan: SignalPlan, *, steady: bool = True
     ) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
         """Return the keys and values [key heads, shared, D] of every layer that reading takes.
 
-        For a layout in blocks, whose tails are left out; in a steady pass. Of the plan's last
-        layer the values are zeros. Raises as ``read``.
+        For a layout in blocks, whose tails are left out. Of the plan's last layer the values are
+        zeros. Raises as ``read``.
         """
         import torch
 
-        run = self._forward(dataclasses.replace(layout, tails=()), plan, steady=True)
+        run = self._forward(dataclasses.replace(layout, tails=()), plan, steady=steady)
         if not all(bool(torch.isfinite(keys).all()) for keys, _ in run.computed.values()):
             raise NumericalError(self._fault(layout, plan))
         return run.computed
@@ -224,8 +244,6 @@ class AttentionEngine:
         from ranklens.rerank.projections import reading_projections
         from ranklens.rerank.rollout import roll_out
 
-        ids = [] if held is not None else layout.shared
-        ids = [*ids, *(i for tail in layout.tails for i in tail.ids)]
         frequencies = None if layout.places is None else self.frequencies()
         with self._lock, torch.inference_mode():
             device = self.model.device
@@ -236,16 +254,18 @@ class AttentionEngine:
                 held=held,
                 frequencies=frequencies,
                 backend=self.backend_of(plan),
+                # What documents have in common is another product beside others.
+                apart=steady,
                 trace=trace,
             )
-            shared = len(ids) - run.tail_rows
+            shared = len(run.ids) - run.tail_rows
             projections = reading_projections(
                 self.model, plan.last_layer, shared, run.tail_rows, steady=steady
             )
             with contextlib.suppress(ReadingDone), projections:
                 self.model(
-                    input_ids=torch.tensor([ids], device=device),
-                    position_ids=run.position_ids[:, -len(ids) :],
+                    input_ids=torch.tensor([run.ids], device=device),
+                    position_ids=run.position_ids,
                     use_cache=False,
                     attention_run=run,
                 )

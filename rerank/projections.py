@@ -138,13 +138,19 @@ class _Apart(nn.Module):
         before, behind = torch.split(states, [shared, tails], dim=-2)
         if self.alone:
             return F.pad(self.projection(behind), (0, 0, shared, 0))
+        if self.split.steady is None:
+            # To put two products together would be a copy of all rows.
+            done = self.projection(states)
+            done[..., shared:, :] = self.projection(behind)
+            return done
         parts = [*self._parts(before)] if shared else []
         if tails:
             parts.append(self.projection(behind))
         return torch.cat(parts, dim=-2)
 
     def _parts(self, states: torch.Tensor) -> Iterator[torch.Tensor]:
-        rows = self.split.steady or states.shape[-2]
+        rows = self.split.steady
+        assert rows is not None
         for piece in torch.split(states, rows, dim=-2):
             length = piece.shape[-2]
             yield self.projection(F.pad(piece, (0, 0, 0, rows - length)))[..., :length, :]
