@@ -115,10 +115,10 @@ class AttentionRun:
         if held is None and rows.source is not None:
             source = [*rows.source, *range(len(rows.ids), len(self.ids))]
             self.source = torch.tensor(source, device=device)
-        self.prefix = rows.blocks[0][0] if rows.blocks else shared
         self.fused: Fused | None = None
         if backend == "triton":
             self.fused = Fused(layout, plan, positions, self.places)
+        self.prefix = rows.blocks[0][0] if rows.blocks else shared
         computed = rows.blocks if held is None and self.fused is None else ()
         self.buckets = buckets(computed, device) if computed else []
         # 0 for tokens that all later ones see, then one number for each block and tail.

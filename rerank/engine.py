@@ -66,11 +66,14 @@ class AttentionEngine:
     ) -> None:
         from ranklens.rerank import attention
         from ranklens.rerank.kernels.dispatch import choose
+        from ranklens.rerank.norms import lean_norms
 
         attention.register()
+        self.model = model.eval()
+        self._lean: dict[Any, Any] = {}
         if model.device.type == "cpu":
             keep_freed_pages()
-        self.model = model.eval()
+            self._lean = lean_norms(model)
         self.backend: Backend = backend or choose(model.device).name
         self.tokenizer = tokenizer
         self.placement = placement
@@ -260,7 +263,7 @@ class AttentionEngine:
             )
             shared = len(run.ids) - run.tail_rows
             projections = reading_projections(
-                self.model, plan.last_layer, shared, run.tail_rows, steady=steady
+                self.model, plan.last_layer, shared, run.tail_rows, self._lean, steady=steady
             )
             with contextlib.suppress(ReadingDone), projections:
                 self.model(

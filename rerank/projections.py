@@ -9,13 +9,14 @@ and the tails' rows have products of their own throughout. Filled-up products co
 also arranges a weight anew for each), so only passes with a document cache are.
 
 On a CPU what a layer does row by row over a long prompt is done in pieces: tensors of hundreds of
-megabytes leave the caches, and the system hands out and clears their pages anew each time.
+megabytes leave the caches, and the system hands out and clears their pages anew each time. Norms
+are the lean ones of ``norms``.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,20 +32,28 @@ _PIECE = 2048
 
 @contextlib.contextmanager
 def reading_projections(
-    model: Any, last_layer: int, shared: int, tails: int, *, steady: bool = False
+    model: Any,
+    last_layer: int,
+    shared: int,
+    tails: int,
+    lean: Mapping[nn.Module, nn.Module],
+    *,
+    steady: bool = False,
 ) -> Iterator[None]:
     """Within the context project tail rows apart, and in ``last_layer`` neither others nor values.
 
-    The pass has ``shared`` rows and ``tails`` behind them. Reading a layer takes the keys of all
-    and the queries of the tails; in the last one what comes after the attention is never reached.
-    Layers whose projections are fused into one (Phi-3) compute all of them. Experts that group
-    their tokens themselves (GPT-OSS) round with their neighbours even in a ``steady`` pass.
+    The pass has ``shared`` rows and ``tails`` behind them; ``lean`` says what stands for norms.
+    Reading a layer takes the keys of all and the queries of the tails; in the last one what comes
+    after the attention is never reached. Layers whose projections are fused into one (Phi-3)
+    compute all of them. Experts that group their tokens themselves (GPT-OSS) round with their
+    neighbours even in a ``steady`` pass.
     """
     rows = _ROWS.get(model.device.type, _ROWS["cuda"]) if steady else None
     # Tails by themselves have products of their own anyhow.
     found = list(_replacements(model, last_layer, _Split(shared, tails, rows))) if shared else []
+    found += _norms(model, last_layer, lean)
     if not steady and model.device.type == "cpu" and shared + tails > 2 * _PIECE:
-        found += _pieces(model, last_layer)
+        found += _pieces(model, last_layer, lean)
     with contextlib.ExitStack() as restore:
         for parent, name, instead in found:
             restore.callback(setattr, parent, name, getattr(parent, name))
@@ -83,12 +92,24 @@ def _replacements(
                     yield parent, name, _Apart(child, split)
 
 
-def _pieces(model: Any, last_layer: int) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+def _norms(
+    model: Any, last_layer: int, lean: Mapping[nn.Module, nn.Module]
+) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    for _, layer in _layers(model, last_layer):
+        for parent in layer.modules():
+            for name, child in parent.named_children():
+                if child in lean:
+                    yield parent, name, lean[child]
+
+
+def _pieces(
+    model: Any, last_layer: int, lean: Mapping[nn.Module, nn.Module]
+) -> Iterator[tuple[nn.Module, str, nn.Module]]:
     """Yield what takes the place of norms and MLPs, piece by piece."""
     for _, layer in _layers(model, last_layer):
         for name, child in layer.named_children():
             if _is_row_by_row(child) or type(child).__name__.endswith("RMSNorm"):
-                yield layer, name, _InPieces(child)
+                yield layer, name, _InPieces(lean.get(child, child))
 
 
 def _layers(model: Any, last_layer: int) -> Iterator[tuple[int, nn.Module]]:
