@@ -73,7 +73,6 @@ class AttentionEngine:
         self._lean: dict[Any, Any] = {}
         if model.device.type == "cpu":
             keep_freed_pages()
-            self._lean = lean_norms(model)
         self.backend: Backend = backend or choose(model.device).name
         self.tokenizer = tokenizer
         self.placement = placement
@@ -89,6 +88,8 @@ class AttentionEngine:
         except (ValueError, AttributeError) as error:
             raise InvalidInputError(_unusable(config, str(error))) from None
         self._probe()
+        if model.device.type == "cpu":
+            self._lean = lean_norms(model)
 
     @classmethod
     def from_pretrained(

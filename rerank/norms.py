@@ -10,6 +10,7 @@ found out by comparing bits, and keep their own.
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 
 import torch
@@ -41,6 +42,9 @@ def lean_norms(model: nn.Module) -> dict[nn.Module, nn.Module]:
     for module in model.modules():
         weight = getattr(module, "weight", None)
         if not hasattr(module, "variance_epsilon") or not isinstance(weight, torch.Tensor):
+            continue
+        # One that is gated takes the gate beside the states.
+        if len(inspect.signature(module.forward).parameters) != 1:
             continue
         kind = (type(module), weight.dtype)
         if kind not in known:

@@ -11,6 +11,7 @@ from tests.test_blocks import DOCUMENTS, MODELS, QUERY, reranker
 from torch import nn
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextRMSNormGated
 
 from ranklens.rerank.norms import LeanNorm, lean_norms
 from ranklens.rerank.profile_file import load_profile
@@ -48,8 +49,9 @@ def test_norms_that_compute_otherwise_are_left_alone() -> None:
     class Named(nn.Module):
         variance_epsilon = 1e-6
 
-    model = nn.ModuleList([LlamaRMSNorm(24), Rounding(24), GemmaRMSNorm(24), Named()]).bfloat16()
-    for module in model[:3]:
+    norms = [LlamaRMSNorm(24), Rounding(24), GemmaRMSNorm(24), Qwen3NextRMSNormGated(24)]
+    model = nn.ModuleList([*norms, Named()]).bfloat16()
+    for module in norms:
         nn.init.normal_(module.weight)  # type: ignore[arg-type]
     assert list(lean_norms(model)) == [model[0]]
 
