@@ -97,9 +97,11 @@ def _turns(arguments: argparse.Namespace, lists: list[tuple[str, list[Document]]
     for read, layouts in work.values():
         read(layouts[0])
     times: dict[str, list[float]] = {name: [] for name in work}
+    rates = []
     for _ in range(arguments.repeat):
         sums = dict.fromkeys(work, 0.0)
         for number in range(len(lists)):
+            rates += _rates(block)
             for name, (read, layouts) in work.items():
                 rounds = 1 if read is eager else SHORT
                 sums[name] += statistics.median(
@@ -118,6 +120,31 @@ def _turns(arguments: argparse.Namespace, lists: list[tuple[str, list[Document]]
             f"{max(of_name):9.2f} {ratio:8.2f}"
         )
         print(found[-1], flush=True)
+    low, *_, high = statistics.quantiles(rates, n=10)
+    found.append(
+        f"products of 1,600 rows with a layer's widest weight, between turns: median "
+        f"{statistics.median(rates):,.0f} GFLOP/s, eight of ten within {low:,.0f} and {high:,.0f}"
+    )
+    print(found[-1], flush=True)
+    return found
+
+
+def _rates(reranker: AttentionReranker) -> list[float]:
+    """Return how fast this machine's matrix unit is just now, in GFLOP/s.
+
+    Half of a cold pass is products, and hardly any of an eager one: on a shared machine their
+    ratio goes with the neighbours.
+    """
+    import torch
+
+    widest = max(reranker.engine.model.layers[0].parameters(), key=lambda weight: weight.numel())
+    rows = torch.randn(1600, widest.shape[1], dtype=widest.dtype)
+    found = []
+    with torch.inference_mode():
+        for _ in range(20):
+            start = time.perf_counter()
+            torch.nn.functional.linear(rows, widest)
+            found.append(2 * len(rows) * widest.numel() / (time.perf_counter() - start) / 1e9)
     return found
 
 
