@@ -50,6 +50,8 @@ def main() -> None:
     candidates = collection.candidates(arguments.candidates)
     queries = [q for q in collection.queries if len(candidates[q.id]) >= DOCUMENTS[0]]
     every = dict.fromkeys(d.doc_id for q in queries for d in candidates[q.id][:100])
+    if len(every) < DOCUMENTS[-1]:
+        sys.exit(f"growth takes {DOCUMENTS[-1]} documents; the candidates have {len(every)}")
     texts = collection.documents.get_many(set(every))
     lists = [
         (q.text, [texts[d.doc_id] for d in candidates[q.id][: DOCUMENTS[0]]])

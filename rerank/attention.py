@@ -62,6 +62,10 @@ class AttentionRun:
     layer's queries [heads, P, D], keys [key heads, P, D] and softmax instead. After the plan's
     last layer ReadingDone ends the pass.
 
+    ``ids`` are the tokens of the rows to compute, at ``position_ids``: the shared ones, then
+    ``tail_rows`` of the tails. What documents begin with is one row, unless they are to be
+    ``apart``; ``source`` then says which row stands for each token.
+
     With ``held`` the shared tokens take no part in the pass but through their keys and values.
     A layout whose tails see documents at other places takes the ``frequencies`` of the model.
     A layout without tails has nothing to read: ``computed`` then maps a layer to the keys and
@@ -91,7 +95,7 @@ class AttentionRun:
         self.kept: dict[int, tuple[torch.Tensor, torch.Tensor, Softmax]] = {}
         # The kernels take every document and every tail by itself, a rollout goes through all.
         branches = Branches.of(layout.tails, apart=backend == "triton")
-        apart |= backend == "triton" or plan.values == "rollout"
+        apart |= backend == "triton" or plan.values == "rollout" or held is not None
         rows = Computed.of(layout, apart=apart)
         self.ids = [*(rows.ids if held is None else ()), *branches.ids]
         self.tail_rows = len(branches.ids)
@@ -158,6 +162,8 @@ class AttentionRun:
 
     def token(self, row: int) -> int:
         """Return the first token that a row computed stands for."""
+        if self.held is not None:
+            return self.shared + row
         return row if self.source is None else int((self.source == row).nonzero()[0])
 
     def hidden_by(self, window: int) -> torch.Tensor:

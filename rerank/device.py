@@ -61,16 +61,3 @@ def choose_placement(device: str | None = None, dtype: str | None = None) -> Pla
     else:
         reasons.append(f"{dtype} was asked for")
     return Placement(device, dtype, "; ".join(reasons))
-
-
-def keep_freed_pages() -> None:
-    """Have the C library reuse freed memory up to 64 MiB, instead of handing it back each time.
-
-    A forward pass on a CPU frees and takes the same megabytes again and again; where every page of
-    them comes from the system, cleared, that is a fifth of its time. glibc learns from what is
-    freed: a block of 32 MiB, the most that it learns from, makes it keep twice that. The block is
-    not written to, so it costs nothing, and means nothing to other C libraries.
-    """
-    import torch
-
-    torch.empty(2**25 - 2**16, dtype=torch.uint8)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from ranklens.data.errors import InvalidInputError, NumericalError, RanklensError
 from ranklens.data.extras import require
-from ranklens.rerank.device import Placement, choose_placement, keep_freed_pages
-from ranklens.rerank.groups import Gathered, groups
+from ranklens.rerank.device import Placement, choose_placement
+from ranklens.rerank.groups import MOST, Gathered, groups
+from ranklens.rerank.pages import keep_freed_pages
 from ranklens.rerank.plan import SignalPlan, context_of, full_layers, plan_signal, rope_switch
 from ranklens.rerank.profile import SignalChoice
 from ranklens.rerank.prompt import PromptLayout, Tail
@@ -211,12 +212,20 @@ class AttentionEngine:
         if self.rope_switch is not None or plan.values == "rollout":
             return None
         parts = groups(layout)
-        if not parts:
+        if not parts or self._kept_bytes(plan) * len(layout.shared) > MOST:
             return None
-        gathered = Gathered(layout.blocks[0][0])
+        gathered = Gathered(layout.blocks[0][0], plan.last_layer)
         for part in parts:
             gathered.add(self.compute(part, plan, steady=False))
         return gathered
+
+    def _kept_bytes(self, plan: SignalPlan) -> int:
+        """Return the bytes of a token's keys and values in the layers that are read."""
+        config = self.config
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        wide: int = 2 * heads * size * self.model.dtype.itemsize
+        return wide * (plan.last_layer + 1)
 
     def compute(
         self, layout: PromptLayout, plan: SignalPlan, *, steady: bool = True
@@ -224,7 +233,7 @@ class AttentionEngine:
         """Return the keys and values [key heads, shared, D] of every layer that reading takes.
 
         For a layout in blocks, whose tails are left out. Of the plan's last layer the values are
-        zeros. Raises as ``read``.
+        zeros, unless they come out of one projection with the keys. Raises as ``read``.
         """
         import torch
 

@@ -19,25 +19,28 @@ if TYPE_CHECKING:
 
 GROUP = 4096
 """Tokens of a pass, the prefix included; prompts of twice as many are worth the passes."""
+MOST = 2**32
+"""Bytes of keys and values that are held: where they are more, one pass takes less memory."""
 
 
 class Gathered:
     """The ``Held`` of documents that were computed in groups, the prefix with each.
 
     ``add`` takes what a group computed, in the order in which they stand in the prompt; each has
-    the ``prefix`` tokens of all.
+    the ``prefix`` tokens of all. Of ``last_layer`` only the keys are kept.
     """
 
-    def __init__(self, prefix: int) -> None:
-        self._prefix = prefix
-        self._parts: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+    def __init__(self, prefix: int, last_layer: int) -> None:
+        self._prefix, self._last = prefix, last_layer
+        self._parts: dict[int, list[tuple[torch.Tensor, ...]]] = {}
 
     def add(self, computed: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
         """Append keys and values [key heads, prefix + tokens, D] by layer."""
         for layer, (keys, values) in computed.items():
             known = self._parts.setdefault(layer, [])
             start = self._prefix if known else 0
-            known.append((keys[:, start:], values[:, start:]))
+            both = (keys[:, start:], values[:, start:])
+            known.append(both[:1] if layer == self._last else both)
 
     def keys(self, layer: int, behind: torch.Tensor) -> torch.Tensor:
         """Return the keys of all groups and those ``behind`` them; see ``Held``."""
@@ -88,6 +91,6 @@ def _group(layout: PromptLayout, first: int, end: int) -> PromptLayout:
         blocks=tuple(block for block in moved(layout.blocks) if block != (0, 0)),
         positions=(*positions[:prefix], *positions[first:end]),
         places=None,
-        # As long as the whole, which decides whether a window is one.
+        # As far as the whole's tails, so that a window is one where it is in a single pass.
         tail_start=len(layout.shared) if layout.tail_start is None else layout.tail_start,
     )

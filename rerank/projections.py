@@ -9,8 +9,9 @@ and the tails' rows have products of their own throughout. Filled-up products co
 also arranges a weight anew for each), so only passes with a document cache are.
 
 On a CPU what a layer does row by row over a long prompt is done in pieces: tensors of hundreds of
-megabytes leave the caches, and the system hands out and clears their pages anew each time. Norms
-are the lean ones of ``norms``.
+megabytes leave the caches, and the system hands out and clears their pages anew each time. That is
+for causal prompts, and blocks of such a length; others in blocks go in ``groups``. Norms are the
+lean ones of ``norms``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from ranklens.rerank.norms import stand_in
 
 _ROWS = {"cpu": 256, "cuda": 2048}
 """Rows of a steady product: more would be filled up for a single document, fewer are slow."""
@@ -98,8 +101,9 @@ def _norms(
     for _, layer in _layers(model, last_layer):
         for parent in layer.modules():
             for name, child in parent.named_children():
-                if child in lean:
-                    yield parent, name, lean[child]
+                instead = stand_in(child, lean)
+                if instead is not child:
+                    yield parent, name, instead
 
 
 def _pieces(
@@ -109,7 +113,7 @@ def _pieces(
     for _, layer in _layers(model, last_layer):
         for name, child in layer.named_children():
             if _is_row_by_row(child) or type(child).__name__.endswith("RMSNorm"):
-                yield layer, name, _InPieces(lean.get(child, child))
+                yield layer, name, _InPieces(stand_in(child, lean))
 
 
 def _layers(model: Any, last_layer: int) -> Iterator[tuple[int, nn.Module]]:
@@ -159,8 +163,9 @@ class _Apart(nn.Module):
         before, behind = torch.split(states, [shared, tails], dim=-2)
         if self.alone:
             return F.pad(self.projection(behind), (0, 0, shared, 0))
-        if self.split.steady is None:
-            # To put two products together would be a copy of all rows.
+        # To put two products together is a copy of all rows, which a product of them is not; what
+        # is no plain product may return what is not to be written to.
+        if self.split.steady is None and type(self.projection) is nn.Linear:
             done = self.projection(states)
             done[..., shared:, :] = self.projection(behind)
             return done
@@ -170,8 +175,7 @@ class _Apart(nn.Module):
         return torch.cat(parts, dim=-2)
 
     def _parts(self, states: torch.Tensor) -> Iterator[torch.Tensor]:
-        rows = self.split.steady
-        assert rows is not None
+        rows = self.split.steady or states.shape[-2]
         for piece in torch.split(states, rows, dim=-2):
             length = piece.shape[-2]
             yield self.projection(F.pad(piece, (0, 0, 0, rows - length)))[..., :length, :]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from tests.test_blocks import (
 
 from ranklens.data.errors import NumericalError
 from ranklens.data.records import Document
-from ranklens.rerank import groups, projections
+from ranklens.rerank import engine, groups, projections
 from ranklens.rerank.attention_reranker import AttentionReranker
 from ranklens.rerank.groups import GROUP
 from ranklens.rerank.openings import Computed
@@ -56,7 +57,7 @@ def rows_given(ours: AttentionReranker, layout: PromptLayout, module: str) -> li
 
 
 @pytest.mark.parametrize("how", LAYOUTS)
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "gpt-oss"])
+@pytest.mark.parametrize("name", MODELS)
 def test_groups_read_what_dense_masks_read(
     name: str, how: str, small_groups: None, tiny_model: MakeModel
 ) -> None:
@@ -113,24 +114,65 @@ def test_in_any_order_groups_give_the_same_bits(small_groups: None, tiny_model: 
 
 
 @pytest.mark.parametrize("size", [FEW, GROUP])
-def test_a_document_that_is_not_finite_is_named(
-    size: int, tiny_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("where", ["document 3 (counted from 0)", "the query"])
+def test_what_is_not_finite_is_named(
+    where: str, size: int, tiny_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(groups, "GROUP", size)
     ours = reranker(tiny_model(), blocked())
-    layout = ours.layout(QUERY, DOCUMENTS)
-    (only,) = {i for a, b in [layout.spans[5]] for i in layout.shared[a:b]} - {
-        i for n, (a, b) in enumerate(layout.spans) if n != 5 for i in layout.shared[a:b]
-    }
+    # Digits stand in one document, or in the query, only; "long" is the last block.
+    said = [
+        dataclasses.replace(d, text=d.text + " 777") if n == 3 else d
+        for n, d in enumerate(DOCUMENTS)
+    ]
+    layout = ours.layout(*((QUERY, said) if "document" in where else (f"{QUERY} 777", DOCUMENTS)))
+    (token,) = set(ours.engine.tokenizer("7", add_special_tokens=False).input_ids)
     with torch.no_grad():
-        ours.engine.model.embed_tokens.weight[only] = float("nan")
-    with pytest.raises(NumericalError, match=r"keys, first in document 5 \(counted from 0\)"):
+        ours.engine.model.embed_tokens.weight[token] = float("nan")
+    with pytest.raises(NumericalError, match=rf"keys, first in {re.escape(where)}"):
         ours.read(layout)
 
 
-def test_a_model_with_two_rotations_and_a_rollout_go_in_one_pass(
+def test_what_does_not_fit_into_memory_goes_in_one_pass(
+    small_groups: None, tiny_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = reranker(tiny_model(), blocked())
+    layout = ours.layout(QUERY, DOCUMENTS)
+    config, layers = ours.engine.config, len(ours.engine.model.layers)
+    size = config.hidden_size // config.num_attention_heads
+    held = len(layout.shared) * layers * 2 * config.num_key_value_heads * size * 4
+    monkeypatch.setattr(engine, "MOST", held)
+    assert len(rows_given(ours, layout, "embed_tokens")) > 3
+    monkeypatch.setattr(engine, "MOST", held - 1)
+    assert len(rows_given(ours, layout, "embed_tokens")) == 1
+
+
+def test_a_model_with_two_rotations_goes_in_one_pass(
     small_groups: None, tiny_model: MakeModel
 ) -> None:
+    ours = reranker(tiny_model(), blocked())
+    layout = ours.layout(QUERY, DOCUMENTS)
+    assert len(rows_given(ours, layout, "embed_tokens")) > 3
+    longrope = {"rope_type": "longrope", "original_max_position_embeddings": 4096}
+    ours.engine.config.rope_parameters = longrope
+    assert ours.engine.rope_switch == 4096
+    assert len(rows_given(ours, layout, "embed_tokens")) == 1
+
+
+def test_a_steady_pass_computes_every_token(tiny_model: MakeModel) -> None:
+    """What documents have in common would be another product beside other documents."""
+    ours = reranker(tiny_model(), blocked())
+    layout = ours.layout(QUERY, DOCUMENTS)
+    rows: list[int] = []
+    part = ours.engine.model.embed_tokens
+    handle = part.register_forward_hook(lambda _, given, out: rows.append(given[0].shape[1]))
+    ours.engine.compute(layout, ours.plan)
+    ours.engine.compute(layout, ours.plan, steady=False)
+    handle.remove()
+    assert rows[0] == len(layout.shared) > rows[1]
+
+
+def test_a_rollout_goes_in_one_pass(small_groups: None, tiny_model: MakeModel) -> None:
     ours = reranker(tiny_model(), blocked())
     rollout = dataclasses.replace(
         ours.profile,
@@ -142,7 +184,7 @@ def test_a_model_with_two_rotations_and_a_rollout_go_in_one_pass(
     assert len(rows_given(whole, layout, "embed_tokens")) == 1
 
 
-def test_500_documents_go_in_groups_and_read_the_same(tiny_model: MakeModel) -> None:
+def test_150_documents_go_in_groups_and_read_the_same(tiny_model: MakeModel) -> None:
     many = [Document(str(n), f"Document {n} is about bread. " * (1 + n % 9)) for n in range(150)]
     ours = reranker(tiny_model(), blocked())
     layout = ours.layout(QUERY, many)
@@ -159,7 +201,13 @@ def test_long_causal_prompts_go_through_in_pieces_and_read_the_same(
     ours = reranker(tiny_model(max_position_embeddings=8192), load_profile("icr"))
     layout = ours.layout(QUERY, [Document(str(n), "About bread. " * 40) for n in range(40)])
     assert 2 * projections._PIECE < len(layout.shared) < 8192
+    norms: list[int] = []
+    handle = ours.engine._lean[ours.engine.model.layers[0].input_layernorm].register_forward_hook(
+        lambda _, given, out: norms.append(given[0].shape[1])
+    )
     pieces = rows_given(ours, layout, "layers.0.mlp")
+    handle.remove()
+    assert norms == pieces
     found = ours.read(layout).mass
     monkeypatch.setattr(projections, "_PIECE", 8192)
     (whole,) = rows_given(ours, layout, "layers.0.mlp")

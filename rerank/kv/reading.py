@@ -29,7 +29,7 @@ from ranklens.rerank.prompt import PromptLayout, Tail
 if TYPE_CHECKING:
     import torch
 
-_FORMAT = 1
+_FORMAT = 2
 """To be raised when the same description no longer means the same bits."""
 _BATCH = 4096
 """Tokens of documents computed in one pass."""
