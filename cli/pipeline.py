@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ranklens.cli.documents import tell_origins
 from ranklens.cli.output import note, warn
 from ranklens.cli.report import pipeline_metrics
+from ranklens.cli.retrievers import RetrieverSpec
 from ranklens.cli.run_folder import RunFolder, open_run_folder
-from ranklens.cli.specs import RerankerSpec, build_retriever, find_candidates
+from ranklens.cli.specs import RerankerSpec, find_candidates
 from ranklens.cli.stages import fetch_texts, merged, request_numbers, rerank, retrieve
 from ranklens.data.collection import Collection
 from ranklens.data.errors import PartialError, UsageError
@@ -46,7 +46,7 @@ def run_pipeline(
         raise UsageError(f"--depth must be at least 1, got {depth}")
     if limit is not None and limit < 1:
         raise UsageError(f"--limit must be at least 1, got {limit}")
-    build_retriever(retriever)
+    retrieving = RetrieverSpec(retriever)
     queries = list(collection.queries)[:limit]
     warn(collection.notes)
     if len(queries) < len(collection.queries):
@@ -57,7 +57,7 @@ def run_pipeline(
             manifest = {
                 "collection": {"name": collection.name, "checksums": collection.fingerprint()},
                 "queries": [query.id for query in queries],
-                "first_stage": _first_stage(retriever) if given is None else _digest(given),
+                "first_stage": _first_stage(retrieving) if given is None else _digest(given),
                 "reranker": reranker.describe(),
                 "depth": depth,
             }
@@ -65,7 +65,7 @@ def run_pipeline(
             loaded = _load(reranker) if overwrite else None
             if folder.begin(manifest, overwrite=overwrite):
                 note(f"resuming in {folder.path}")
-            first_stage = _candidates(folder, collection, queries, retriever, given)
+            first_stage = _candidates(folder, collection, queries, retrieving, given)
             return _finish(folder, collection, queries, reranker, loaded, depth, first_stage)
         except KeyboardInterrupt:
             done = len(folder.results())
@@ -87,7 +87,7 @@ def _candidates(
     folder: RunFolder,
     collection: Collection,
     queries: Sequence[Query],
-    retriever: str,
+    retriever: RetrieverSpec,
     given: Run | None,
 ) -> Run:
     """Return the first stage's run: the folder's, else the given one, else a retrieval."""
@@ -159,15 +159,8 @@ def _rerank(
         warn([f"{shortened} documents were shortened to fit (tokens_cut in results.jsonl)"])
 
 
-def _first_stage(retriever: str) -> dict[str, Any]:
-    engine = build_retriever(retriever)
-    return {
-        "retriever": retriever,
-        "k": RETRIEVAL_DEPTH,
-        "k1": engine.k1,
-        "b": engine.b,
-        "versions": {name: version(name) for name in ("bm25s", "PyStemmer")},
-    }
+def _first_stage(retriever: RetrieverSpec) -> dict[str, Any]:
+    return {**retriever.describe(), "k": RETRIEVAL_DEPTH}
 
 
 def _digest(run: Run) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The names of retrievers and rerankers on the command line, and what they stand for."""
+"""Rerankers and candidates on the command line, and what their names stand for."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from ranklens.data.runs import Run
     from ranklens.rerank.attention_reranker import AttentionReranker
     from ranklens.rerank.passages import Passages
-    from ranklens.retrieval.bm25 import BM25Retriever
 
-RETRIEVERS = ("bm25",)
 RERANKERS = ("attention",)
 LONG_LISTS = ("refuse", "anchors")
 DEFAULT_MODEL = "smollm2-135m"
@@ -149,15 +147,6 @@ def pull_model(model: str) -> Path:
     from ranklens.data.models import pull
 
     return pull(model, progress=note)
-
-
-def build_retriever(name: str) -> BM25Retriever:
-    """Return a retriever by name; UsageError names the known ones."""
-    if name not in RETRIEVERS:
-        raise UsageError(f"unknown retriever {name!r}; choose {' or '.join(RETRIEVERS)}")
-    from ranklens.retrieval.bm25 import BM25Retriever
-
-    return BM25Retriever()
 
 
 def find_candidates(collection: Collection, spec: str, queries: Sequence[Query]) -> Run:

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ranklens.cli.output import note, warn
 from ranklens.cli.progress import progress
-from ranklens.cli.specs import build_retriever
 from ranklens.data.documents import missing_documents
 from ranklens.data.errors import InvalidInputError
 from ranklens.data.records import Document, Query, ScoredDoc
 from ranklens.data.runs import Run
 
 if TYPE_CHECKING:
+    from ranklens.cli.retrievers import RetrieverSpec
     from ranklens.data.collection import Collection
     from ranklens.rerank.attention_reranker import AttentionReranker
     from ranklens.rerank.base import Ranking
 
 
-def retrieve(collection: Collection, retriever: str, k: int, queries: Sequence[Query]) -> Run:
+def retrieve(
+    collection: Collection, retriever: RetrieverSpec, k: int, queries: Sequence[Query]
+) -> Run:
     """Index the collection and search it; InvalidInputError when no query finds anything."""
-    engine = build_retriever(retriever)
-    note(f"indexing {collection.name}")
-    engine.index(collection.documents)
-    note(f"searching {len(queries)} queries, top {k}")
-    found = engine.search(queries, k)
+    with contextlib.closing(retriever.build()) as engine:
+        if retriever.prebuilt is None:
+            note(f"indexing {collection.name}")
+            engine.index(collection.documents)
+        note(f"searching {len(queries)} queries, top {k}")
+        found = engine.search(queries, k)
     empty = [query for query in queries if not found.get(query.id)]
     if len(empty) == len(queries):
         raise InvalidInputError(

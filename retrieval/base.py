@@ -19,3 +19,7 @@ class Retriever(Protocol):
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return up to ``k`` documents per query, best first; no match gives an empty list."""
         ...
+
+    def close(self) -> None:
+        """Give back what is outside this process."""
+        ...

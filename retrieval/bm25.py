@@ -14,6 +14,14 @@ from ranklens.data.runs import Run
 from ranklens.retrieval.analysis import LuceneAnalyzer
 
 
+def check_bm25(k1: float, b: float) -> None:
+    """Raise UsageError for parameters of BM25 that are out of range."""
+    if not 0 <= k1 < math.inf:
+        raise UsageError(f"k1 must be a finite number of at least 0, got {k1}")
+    if not 0 <= b <= 1:
+        raise UsageError(f"b must lie between 0 and 1, got {b}")
+
+
 class BM25Retriever:
     """Lucene's BM25 over title and text.
 
@@ -22,10 +30,7 @@ class BM25Retriever:
     """
 
     def __init__(self, *, k1: float = 0.9, b: float = 0.4) -> None:
-        if not 0 <= k1 < math.inf:
-            raise UsageError(f"k1 must be a finite number of at least 0, got {k1}")
-        if not 0 <= b <= 1:
-            raise UsageError(f"b must lie between 0 and 1, got {b}")
+        check_bm25(k1, b)
         self.k1 = k1
         self.b = b
         self._analyzer = LuceneAnalyzer()
@@ -66,6 +71,9 @@ class BM25Retriever:
         if k < 1:
             raise UsageError(f"k must be at least 1, got {k}")
         return Run({query.id: self._top(query.text, k) for query in queries}, tag="bm25")
+
+    def close(self) -> None:
+        """Do nothing: the index goes with the retriever."""
 
     def _top(self, text: str, k: int) -> list[ScoredDoc]:
         terms = [self._vocabulary[t] for t in self._analyzer(text) if t in self._vocabulary]
