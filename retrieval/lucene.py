@@ -64,6 +64,10 @@ class LuceneRetriever:
         """The number of the process, or None while there is none."""
         return None if self._process is None else self._process.pid
 
+    def start(self) -> None:
+        """Start the process now, which else the first call does."""
+        self._started()
+
     def index(self, documents: Iterable[Document]) -> None:
         """Index documents in a temporary folder; raises InvalidInputError when there are none.
 
