@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ranklens.data.errors import InvalidInputError, NumericalError, RanklensError
 from ranklens.data.extras import require
 from ranklens.rerank.device import Placement, choose_placement
-from ranklens.rerank.groups import MOST, Gathered, groups
+from ranklens.rerank.groups import MOST, Gathered, groups, held_bytes
 from ranklens.rerank.pages import keep_freed_pages
 from ranklens.rerank.plan import SignalPlan, context_of, full_layers, plan_signal, rope_switch
 from ranklens.rerank.profile import SignalChoice
@@ -212,20 +212,13 @@ class AttentionEngine:
         if self.rope_switch is not None or plan.values == "rollout":
             return None
         parts = groups(layout)
-        if not parts or self._kept_bytes(plan) * len(layout.shared) > MOST:
+        kept = held_bytes(self.config, self.model.dtype.itemsize) * (plan.last_layer + 1)
+        if not parts or kept * len(layout.shared) > MOST:
             return None
         gathered = Gathered(layout.blocks[0][0], plan.last_layer)
         for part in parts:
             gathered.add(self.compute(part, plan, steady=False))
         return gathered
-
-    def _kept_bytes(self, plan: SignalPlan) -> int:
-        """Return the bytes of a token's keys and values in the layers that are read."""
-        config = self.config
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        wide: int = 2 * heads * size * self.model.dtype.itemsize
-        return wide * (plan.last_layer + 1)
 
     def compute(
         self, layout: PromptLayout, plan: SignalPlan, *, steady: bool = True

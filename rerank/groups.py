@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ranklens.rerank.prompt import PromptLayout
 
@@ -54,6 +54,13 @@ class Gathered:
         import torch
 
         return torch.cat([*(part[which] for part in self._parts[layer]), behind], dim=1)
+
+
+def held_bytes(config: Any, itemsize: int) -> int:
+    """Return the bytes of a token's key and value in one layer of a model's configuration."""
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return int(2 * heads * size * itemsize)
 
 
 def groups(layout: PromptLayout) -> list[PromptLayout]:

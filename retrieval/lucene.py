@@ -94,11 +94,8 @@ class LuceneRetriever:
                 count = self._started().ask(request, self._records(documents))["documents"]
                 break
             except WorkerDiedError as error:
-                self.close()
-                if not again:
-                    raise
+                self._buried(error, again=again)
                 again = False
-                _log.warning("%s\nstarting it again", error)
         if not count:
             raise InvalidInputError("nothing to index: no documents")
         self._open = {"do": "open", "folder": request["folder"]}
@@ -121,11 +118,8 @@ class LuceneRetriever:
             try:
                 hits = self._hits(part, k)
             except WorkerDiedError as error:
-                self.close()
-                if not again:
-                    raise
+                self._buried(error, again=again)
                 again = False
-                _log.warning("%s\nstarting it again", error)
                 hits = self._hits(part, k)
             for query in part:
                 ranked = sorted((-score, doc_id) for doc_id, score in hits[query.id])
@@ -137,6 +131,13 @@ class LuceneRetriever:
         if self._process is not None:
             self._process.close()
             self._process = None
+
+    def _buried(self, error: WorkerDiedError, *, again: bool) -> None:
+        """Clear away a process that died; raise its error unless it may be started ``again``."""
+        self.close()
+        if not again:
+            raise error
+        _log.warning("%s\nstarting it again", error)
 
     def _hits(self, queries: Sequence[Query], k: int) -> dict[str, list[tuple[str, float]]]:
         request = {
