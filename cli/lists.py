@@ -51,7 +51,7 @@ def candidate_lists(
         queries = [query for query in queries if query.id in loaded.qrels]
         if not queries:
             raise InvalidInputError(f"collection {loaded.name!r} judges none of its queries")
-    if candidates is None and "bm25" not in loaded.candidate_files:
+    if candidates is None and "bm25" not in loaded.candidate_runs:
         queries = queries[:limit]
         first = retrieve(loaded, RetrieverSpec(), depth * windows, queries)
     else:

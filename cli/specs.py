@@ -155,7 +155,7 @@ def find_candidates(collection: Collection, spec: str, queries: Sequence[Query])
     Raises InvalidInputError when they have none for any of the queries.
     """
     path = Path(spec).expanduser()
-    if spec not in collection.candidate_files and path.is_file():
+    if spec not in collection.candidate_runs and path.is_file():
         from ranklens.data.runs import read_run
 
         found = read_run(path)

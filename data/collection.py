@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ranklens.data.documents import DocumentSource
 from ranklens.data.errors import InvalidInputError, MissingResourceError
 from ranklens.data.qrels import Qrels
 from ranklens.data.records import Query
-from ranklens.data.runs import Run, read_run
+from ranklens.data.runs import Run
 
 
 @dataclass(frozen=True)
@@ -19,26 +18,27 @@ class Collection:
 
     ``relevance_level`` is the lowest grade that binary measures (AP, RR, P, R) count as
     relevant; ``notes`` are things the user should be told, such as queries left out.
+    ``candidate_runs`` are the runs it brings along, by name, each read when it is asked for.
     """
 
     name: str
     documents: DocumentSource
     queries: Sequence[Query]
     qrels: Qrels
-    candidate_files: Mapping[str, Path] = field(default_factory=dict)
+    candidate_runs: Mapping[str, Callable[[], Run]] = field(default_factory=dict)
     relevance_level: int = 1
     notes: tuple[str, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
 
     def candidates(self, name: str) -> Run:
         """Return a run that the collection brings along; MissingResourceError lists its names."""
-        if name not in self.candidate_files:
-            known = ", ".join(sorted(self.candidate_files)) or "none"
+        if name not in self.candidate_runs:
+            known = ", ".join(sorted(self.candidate_runs)) or "none"
             raise MissingResourceError(
                 f"collection {self.name!r} has no candidates named {name!r} (it has: {known}), "
                 "and there is no such file"
             )
-        return read_run(self.candidate_files[name])
+        return self.candidate_runs[name]()
 
     def fingerprint(self) -> dict[str, str]:
         """Return what identifies documents, queries and judgements: name of the part → checksum."""
@@ -51,7 +51,7 @@ def assemble(
     documents: DocumentSource,
     queries: Sequence[Query],
     qrels: Qrels,
-    candidate_files: Mapping[str, Path] | None = None,
+    candidate_runs: Mapping[str, Callable[[], Run]] | None = None,
     relevance_level: int = 1,
     notes: tuple[str, ...] = (),
     sources: Mapping[str, str] | None = None,
@@ -93,7 +93,7 @@ def assemble(
         documents=documents,
         queries=judged,
         qrels=qrels,
-        candidate_files=candidate_files or {},
+        candidate_runs=candidate_runs or {},
         relevance_level=relevance_level,
         notes=notes,
         sources=sources or {},

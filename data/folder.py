@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ranklens.data.documents import FileDocuments, read_queries
 from ranklens.data.errors import InvalidInputError, MissingResourceError
 from ranklens.data.files import sha256
 from ranklens.data.qrels import read_qrels
+from ranklens.data.runs import Run, read_run
 
 _TOML = "collection.toml"
 _KINDS = {str: "a string", int: "an integer", dict: "a table"}
@@ -53,7 +55,10 @@ def _from_toml(folder: Path) -> Collection:
         documents=folder / _setting(path, settings, "docs", str),
         queries=folder / _setting(path, settings, "queries", str),
         qrels=folder / _setting(path, settings, "qrels", str),
-        candidate_files={key: folder / _setting(path, candidates, key, str) for key in candidates},
+        candidate_runs={
+            key: partial(read_run, folder / _setting(path, candidates, key, str))
+            for key in candidates
+        },
         relevance_level=_setting(path, settings, "relevance_level", int, default=1),
     )
 
@@ -97,7 +102,7 @@ def _from_files(
     documents: Path,
     queries: Path,
     qrels: Path,
-    candidate_files: Mapping[str, Path] | None = None,
+    candidate_runs: Mapping[str, Callable[[], Run]] | None = None,
     relevance_level: int = 1,
 ) -> Collection:
     if not documents.is_file():
@@ -107,7 +112,7 @@ def _from_files(
         documents=FileDocuments(documents),
         queries=read_queries(queries),
         qrels=read_qrels(qrels),
-        candidate_files=candidate_files or {},
+        candidate_runs=candidate_runs or {},
         relevance_level=relevance_level,
         sources={
             "queries": f"sha256:{sha256(queries)}",

@@ -255,7 +255,7 @@ def test_trec_dl_2019_loads(shared_collection: Callable[[str], Path]) -> None:
     collection = load_collection(str(shared_collection("trec-dl-2019")))
     assert len(collection.queries) == len(collection.qrels) == 43
     assert sum(map(len, collection.qrels.values())) == 9260
-    assert sorted(collection.candidate_files) == [
+    assert sorted(collection.candidate_runs) == [
         "ada2", "bm25", "bm25-rm3", "repllama", "splade", "tas-b",
     ]  # fmt: skip
     assert collection.relevance_level == 2
