@@ -40,7 +40,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, LlamaConfig, MistralConfig
 
 from ranklens import load_profile
-from ranklens.rerank.device import Placement
+from ranklens.data.device import Placement
 from ranklens.rerank.engine import AttentionEngine
 from ranklens.rerank.fused import Fused
 from ranklens.rerank.kernels import reference

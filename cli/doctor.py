@@ -94,7 +94,7 @@ def _java() -> dict[str, Any]:
 def _placement(missing: bool) -> dict[str, Any]:
     if missing:
         return {"device": None, "dtype": None, "why": "torch is not installed"}
-    from ranklens.rerank.device import choose_placement
+    from ranklens.data.device import choose_placement
 
     try:
         placement = choose_placement()

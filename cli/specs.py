@@ -83,8 +83,8 @@ class RerankerSpec:
         from ranklens.rerank.profile_file import load_profile
 
         require("llm", "torch", "transformers", "safetensors")
+        from ranklens.data.device import choose_placement
         from ranklens.data.models import resolve
-        from ranklens.rerank.device import choose_placement
 
         profile = load_profile(self.profile)
         placement = choose_placement(self.device, self.dtype)

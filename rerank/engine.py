@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ranklens.data.device import Placement, choose_placement
 from ranklens.data.errors import InvalidInputError, NumericalError, RanklensError
 from ranklens.data.extras import require
-from ranklens.rerank.device import Placement, choose_placement
+from ranklens.data.pages import keep_freed_pages
 from ranklens.rerank.groups import MOST, Gathered, groups, held_bytes
-from ranklens.rerank.pages import keep_freed_pages
 from ranklens.rerank.plan import SignalPlan, context_of, full_layers, plan_signal, rope_switch
 from ranklens.rerank.profile import SignalChoice
 from ranklens.rerank.prompt import PromptLayout, Tail

@@ -12,8 +12,8 @@ import torch
 from transformers import AutoModel, BertConfig, FalconH1Config, GPT2Config, MambaConfig, T5Config
 
 from ranklens import AttentionReranker, Document, Query
+from ranklens.data.device import choose_placement
 from ranklens.data.errors import InvalidInputError, MissingResourceError, NumericalError, UsageError
-from ranklens.rerank.device import choose_placement
 from ranklens.rerank.engine import AttentionEngine
 from ranklens.rerank.profile_file import load_profile
 

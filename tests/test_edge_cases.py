@@ -33,9 +33,9 @@ import torch
 from transformers import PreTrainedTokenizer
 
 from ranklens import AttentionReranker, Document
+from ranklens.data.device import choose_placement
 from ranklens.data.errors import InvalidInputError, NumericalError
 from ranklens.rerank.base import Ranking
-from ranklens.rerank.device import choose_placement
 from ranklens.rerank.engine import AttentionEngine
 from ranklens.rerank.pieces import PieceTokenizer
 from ranklens.rerank.profile import Profile, SignalChoice

@@ -46,10 +46,10 @@ from transformers import (
     StableLmConfig,
 )
 
+from ranklens.data.device import choose_placement
 from ranklens.data.errors import InvalidInputError
 from ranklens.data.records import Document
 from ranklens.rerank.attention_reranker import AttentionReranker
-from ranklens.rerank.device import choose_placement
 from ranklens.rerank.engine import AttentionEngine
 from ranklens.rerank.frames import frame_of
 from ranklens.rerank.profile import SignalChoice
