@@ -46,10 +46,7 @@ def calibrate(
     from ranklens.cli.output import check_output, note, print_json, print_table, warn
     from ranklens.cli.progress import progress
     from ranklens.cli.stages import request_numbers
-    from ranklens.eval.reliability import reliability
-    from ranklens.rerank.profile_file import save_profile
-    from ranklens.rerank.scales import z
-    from ranklens.rerank.score_map import (
+    from ranklens.data.score_map import (
         FittedOn,
         Method,
         ScoreMap,
@@ -57,6 +54,9 @@ def calibrate(
         fit_score_map,
         held_out,
     )
+    from ranklens.eval.reliability import reliability
+    from ranklens.rerank.profile_file import save_profile
+    from ranklens.rerank.scales import z
 
     if method not in ("platt", "isotonic"):
         raise UsageError(f"unknown method {method!r}; choose platt or isotonic")

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ranklens.data.errors import InvalidInputError
+from ranklens.data.score_map import ScoreMap
 from ranklens.rerank.prompt_choice import BlockChoice as BlockChoice
 from ranklens.rerank.prompt_choice import OrderChoice as OrderChoice
 from ranklens.rerank.prompt_choice import PromptChoice as PromptChoice
 from ranklens.rerank.prompt_choice import at_least
-from ranklens.rerank.score_map import ScoreMap
 
 _ROWS_OF_BLOCKS = ("instruction-to-end", "last", "last-two")
 # One spelling a head, or "03-1" and "3-1" would be two.

@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ranklens.data.errors import InvalidInputError, UsageError
+from ranklens.data.score_map import ScoreMap
 from ranklens.rerank.base import Ranking
-from ranklens.rerank.score_map import ScoreMap
 
 Scale = Literal["raw", "softmax", "z", "probability"]
 SCALES: tuple[Scale, ...] = ("raw", "softmax", "z", "probability")

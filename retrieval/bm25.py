@@ -1,9 +1,11 @@
-"""BM25 in Lucene's variant, by bm25s: no Java, an index in memory."""
+"""BM25 in Lucene's variant, by bm25s: no Java, an index in memory or mapped into it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.records import Document, Query, ScoredDoc
 from ranklens.data.runs import Run
 from ranklens.retrieval.analysis import LuceneAnalyzer
+from ranklens.retrieval.ids import Ids, write_ids
 
 
 def check_bm25(k1: float, b: float) -> None:
@@ -29,12 +32,14 @@ class BM25Retriever:
     ``idf(t) = ln(1 + (N − df + 0.5) / (df + 0.5))`` (Kamphuis et al. 2020, "Lucene (accurate)").
     """
 
+    resumes = False
+
     def __init__(self, *, k1: float = 0.9, b: float = 0.4) -> None:
         check_bm25(k1, b)
         self.k1 = k1
         self.b = b
         self._analyzer = LuceneAnalyzer()
-        self._ids: list[str] = []
+        self._ids: Sequence[str] | Ids = []
         self._vocabulary: dict[str, int] = {}
         self._model: Any = None
 
@@ -43,6 +48,28 @@ class BM25Retriever:
 
         What was indexed before stays when this fails.
         """
+        self._ids, self._vocabulary, self._model = self._made(documents)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what an index depends on: bm25s stores scores, so k1 and b are in it."""
+        return {"retriever": "bm25", "k1": self.k1, "b": self.b}
+
+    def build(self, documents: Iterable[Document], folder: Path) -> dict[str, Any]:
+        """Write an index into a folder; raises as ``index``."""
+        ids, _, model = self._made(documents)
+        model.save(folder, show_progress=False)
+        versions = {name: version(name) for name in ("bm25s", "PyStemmer")}
+        return {"documents": write_ids(folder, ids), "versions": versions}
+
+    def open(self, folder: Path) -> None:
+        """Use an index that ``build`` wrote; its scores stay on the disk until they are read."""
+        import bm25s
+
+        self._model = bm25s.BM25.load(folder, mmap=True, show_progress=False)
+        self._vocabulary = self._model.vocab_dict
+        self._ids = Ids(folder)
+
+    def _made(self, documents: Iterable[Document]) -> tuple[list[str], dict[str, int], Any]:
         import bm25s
 
         ids: list[str] = []
@@ -58,7 +85,7 @@ class BM25Retriever:
             )
         model = bm25s.BM25(method="lucene", k1=self.k1, b=self.b)
         model.index((corpus, vocabulary), show_progress=False)
-        self._ids, self._vocabulary, self._model = ids, vocabulary, model
+        return ids, vocabulary, model
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return the top ``k`` of the documents that share a term with each query.
@@ -85,5 +112,5 @@ class BM25Retriever:
             # Everything that ties with the k-th is kept until ids have decided.
             threshold = np.partition(scores[matching], -k)[-k]
             matching = matching[scores[matching] >= threshold]
-        ranked = sorted((-float(scores[i]), self._ids[i]) for i in matching)[:k]
+        ranked = sorted((-float(scores[i]), self._ids[int(i)]) for i in matching)[:k]
         return [ScoredDoc(doc_id, -negative) for negative, doc_id in ranked]

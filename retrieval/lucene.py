@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ranklens.retrieval.lucene_process import LuceneProcess, WorkerDiedError
 
 _log = logging.getLogger(__name__)
 _HEAP = re.compile(r"\d+[kmgKMG]?")
+_INDEX = "lucene"
 _QUERIES = 500
 """Queries asked for at a time: what a restart has to do again."""
 
@@ -37,6 +39,8 @@ class LuceneRetriever:
     Raises UsageError for values out of range, MissingPrerequisiteError without the ``lucene``
     extra or a Java.
     """
+
+    resumes = False
 
     def __init__(
         self,
@@ -69,36 +73,50 @@ class LuceneRetriever:
         self._started()
 
     def index(self, documents: Iterable[Document]) -> None:
-        """Index documents in a temporary folder; raises InvalidInputError when there are none.
+        """Index documents in a temporary folder; raises as ``build``."""
+        folder = tempfile.mkdtemp(prefix="ranklens-lucene-")
+        # With the retriever, or sooner: once there is another.
+        self._remove()
+        self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._open = None
+        self.build(documents, Path(folder))
+        self.open(Path(folder))
+
+    def settings(self) -> dict[str, Any]:
+        """Return what an index depends on; k1, b and rm3 belong to the search."""
+        return {"retriever": "lucene", "multifield": self.multifield}
+
+    def build(self, documents: Iterable[Document], folder: Path) -> dict[str, Any]:
+        """Write an index into a folder; raises InvalidInputError when there are no documents.
 
         Raises WorkerDiedError with what the process last said when it ends twice, or once where
         ``documents`` are an iterator.
         """
         if self.prebuilt is not None:
             raise UsageError(f"the index {self.prebuilt!r} is there already: nothing to index")
-        folder = tempfile.mkdtemp(prefix="ranklens-lucene-")
-        # With the retriever, or sooner: once there is another.
-        self._remove()
-        self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        self._open = None
         request = {
             "do": "index",
             "threads": os.cpu_count() or 1,
             "fields": ["title"] if self.multifield else [],
+            "folder": str(folder / _INDEX),
         }
         again = not isinstance(documents, Iterator)
-        # A folder of its own for every try: what is written half is nobody's index.
-        for number in ("first", "second"):
-            request["folder"] = str(Path(folder, number))
+        while True:
             try:
                 count = self._started().ask(request, self._records(documents))["documents"]
                 break
             except WorkerDiedError as error:
                 self._buried(error, again=again)
                 again = False
+                # What is written half is nobody's index.
+                shutil.rmtree(folder / _INDEX, ignore_errors=True)
         if not count:
             raise InvalidInputError("nothing to index: no documents")
-        self._open = {"do": "open", "folder": request["folder"]}
+        return {"documents": count, "versions": {"pyserini": version("pyserini")}}
+
+    def open(self, folder: Path) -> None:
+        """Use an index that ``build`` wrote."""
+        self._open = {"do": "open", "folder": str(folder / _INDEX)}
         self._started().ask(self._open)
 
     def search(self, queries: Sequence[Query], k: int) -> Run:

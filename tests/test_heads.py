@@ -17,6 +17,7 @@ pytest.importorskip("torch", reason="the extra llm is not installed")
 from ranklens.data.errors import InvalidInputError
 from ranklens.data.qrels import Qrels
 from ranklens.data.records import Document, Judgement, Query
+from ranklens.data.score_map import ScoreMap
 from ranklens.rerank.attention_reranker import AttentionReranker
 from ranklens.rerank.engine import AttentionEngine, TokenSignal
 from ranklens.rerank.heads.detect import METHODS, detect_heads, overlap
@@ -34,7 +35,6 @@ from ranklens.rerank.heads.picture import head_map
 from ranklens.rerank.heads.profiles import origin_of, profile_of_heads
 from ranklens.rerank.profile import Origin
 from ranklens.rerank.profile_file import load_profile, save_profile
-from ranklens.rerank.score_map import ScoreMap
 from ranklens.rerank.scores import document_scores
 
 GOOD = (1, 2)

@@ -13,12 +13,12 @@ import pytest
 
 from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.records import Document
+from ranklens.data.score_map import FittedOn, ScoreMap, fit_score_map, held_out
 from ranklens.eval.reliability import reliability
 from ranklens.rerank.base import Ranking
 from ranklens.rerank.margin import FEWEST, margin, scores_have_null
 from ranklens.rerank.profile_file import load_profile, save_profile
 from ranklens.rerank.scales import SCALES, keep, probabilities, rescaled, softmax, z
-from ranklens.rerank.score_map import FittedOn, ScoreMap, fit_score_map, held_out
 
 
 def ranking(*scores: float) -> Ranking:
