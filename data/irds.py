@@ -15,6 +15,7 @@ from ranklens.data.collection import Collection, assemble
 from ranklens.data.errors import InvalidInputError, MissingResourceError, RanklensError
 from ranklens.data.extras import require
 from ranklens.data.irds_files import way_out
+from ranklens.data.presets import find_preset
 from ranklens.data.qrels import Qrels
 from ranklens.data.records import Document, Judgement, Query, ScoredDoc
 from ranklens.data.runs import Run
@@ -122,15 +123,16 @@ def load_irds(identifier: str) -> Collection:
     for query in queries:
         _check_text(identifier, f"query {query.id!r}", query.text)
     brought = dataset.has_scoreddocs()
+    preset = find_preset(identifier, sum(map(len, qrels.values())))
     return assemble(
         name=identifier,
         documents=IrdsDocuments(dataset, identifier),
         queries=queries,
         qrels=qrels,
         candidate_runs={SCOREDDOCS: partial(_scoreddocs, dataset, identifier)} if brought else {},
-        # The convention of the TREC deep learning track: of passages grades 2 and 3 are
-        # relevant, of documents 1 to 3.
-        relevance_level=2 if "trec-dl" in identifier and "passage" in identifier else 1,
+        relevance_level=preset.relevance_level,
+        remove_query=preset.remove_query,
+        notes=preset.notes,
         sources={
             "queries": _digest((q.id, q.text) for q in queries),
             "qrels": _digest((q, d, str(g)) for q in qrels for d, g in qrels[q].items()),
