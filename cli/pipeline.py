@@ -12,7 +12,14 @@ from ranklens.cli.report import pipeline_metrics
 from ranklens.cli.retrievers import RetrieverSpec
 from ranklens.cli.run_folder import RunFolder, open_run_folder
 from ranklens.cli.specs import RerankerSpec, find_candidates
-from ranklens.cli.stages import fetch_texts, merged, request_numbers, rerank, retrieve
+from ranklens.cli.stages import (
+    fetch_texts,
+    merged,
+    request_numbers,
+    rerank,
+    retrieve,
+    without_queries,
+)
 from ranklens.data.collection import Collection
 from ranklens.data.errors import PartialError, UsageError
 from ranklens.data.records import Query
@@ -53,11 +60,13 @@ def run_pipeline(
         warn([f"only the first {len(queries)} of {len(collection.queries)} queries are used"])
     with open_run_folder(out) as folder:
         try:
-            given = None if candidates is None else find_candidates(collection, candidates, queries)
+            given = None if candidates is None else _given(collection, candidates, queries)
             manifest = {
                 "collection": {"name": collection.name, "checksums": collection.fingerprint()},
                 "queries": [query.id for query in queries],
-                "first_stage": _first_stage(retrieving) if given is None else _digest(given),
+                "first_stage": _first_stage(retrieving, collection)
+                if given is None
+                else _digest(given),
                 "reranker": reranker.describe(),
                 "depth": depth,
             }
@@ -94,7 +103,9 @@ def _candidates(
     kept = folder.candidates()
     if kept is not None:
         return kept
-    found = given or retrieve(collection, retriever, RETRIEVAL_DEPTH, queries)
+    found = given or retrieve(
+        collection, retriever, RETRIEVAL_DEPTH, queries, remove_query=collection.remove_query
+    )
     if given is not None and given.tied_queries:
         warn(
             [
@@ -159,8 +170,15 @@ def _rerank(
         warn([f"{shortened} documents were shortened to fit (tokens_cut in results.jsonl)"])
 
 
-def _first_stage(retriever: RetrieverSpec) -> dict[str, Any]:
-    return {**retriever.describe(), "k": RETRIEVAL_DEPTH}
+def _given(collection: Collection, candidates: str, queries: Sequence[Query]) -> Run:
+    found = find_candidates(collection, candidates, queries)
+    return without_queries(found) if collection.remove_query else found
+
+
+def _first_stage(retriever: RetrieverSpec, collection: Collection) -> dict[str, Any]:
+    # Said where it is so: folders of earlier runs, which do not have it, still resume.
+    removed = {"remove_query": True} if collection.remove_query else {}
+    return {**retriever.describe(), "k": RETRIEVAL_DEPTH, **removed}
 
 
 def _digest(run: Run) -> dict[str, str]:

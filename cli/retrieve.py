@@ -28,11 +28,12 @@ def retrieve(
         str | None, typer.Option(metavar="SIZE", help="lucene: Java's largest heap (2g).")
     ] = None,
     remove_query: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--remove-query", help="Leave out documents with the query's own id (ArguAna)."
+            "--remove-query/--no-remove-query",
+            help="Leave out documents with the query's own id; on where that is known to be due.",
         ),
-    ] = False,
+    ] = None,
     limit: options.LimitOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
@@ -46,17 +47,15 @@ def retrieve(
     from ranklens.cli.retrievers import RetrieverSpec
     from ranklens.cli.stages import retrieve as retrieve_stage
     from ranklens.data.load import load_collection
-    from ranklens.data.runs import Run, write_run
+    from ranklens.data.runs import write_run
 
     check_output(output)
     spec = RetrieverSpec(retriever, k1, b, rm3, multifield, prebuilt, heap)
     loaded = load_collection(collection)
     warn(loaded.notes)
-    # One more than asked for, where the query itself may be among them.
-    found = retrieve_stage(loaded, spec, k + remove_query, list(loaded.queries)[:limit])
-    if remove_query:
-        others = {q: [doc for doc in docs if doc.doc_id != q][:k] for q, docs in found.items()}
-        found = Run(others, tag=found.tag)
+    remove = loaded.remove_query if remove_query is None else remove_query
+    queries = list(loaded.queries)[:limit]
+    found = retrieve_stage(loaded, spec, k, queries, remove_query=remove)
     write_run(found, output)
     documents = sum(map(len, found.values()))
     if as_json:

@@ -21,15 +21,26 @@ if TYPE_CHECKING:
 
 
 def retrieve(
-    collection: Collection, retriever: RetrieverSpec, k: int, queries: Sequence[Query]
+    collection: Collection,
+    retriever: RetrieverSpec,
+    k: int,
+    queries: Sequence[Query],
+    *,
+    remove_query: bool = False,
 ) -> Run:
-    """Index the collection and search it; InvalidInputError when no query finds anything."""
+    """Index the collection and search it; InvalidInputError when no query finds anything.
+
+    ``remove_query`` leaves out documents with the query's own id.
+    """
     with contextlib.closing(retriever.build()) as engine:
         if retriever.prebuilt is None:
             note(f"indexing {collection.name}")
             engine.index(collection.documents)
         note(f"searching {len(queries)} queries, top {k}")
-        found = engine.search(queries, k)
+        # One more than asked for, where the query itself may be among them.
+        found = engine.search(queries, k + remove_query)
+    if remove_query:
+        found = without_queries(found, k)
     empty = [query for query in queries if not found.get(query.id)]
     if len(empty) == len(queries):
         raise InvalidInputError(
@@ -39,6 +50,14 @@ def retrieve(
     if empty:
         warn([f"{len(empty)} queries find no document (first: {empty[0].id!r})"])
     return found
+
+
+def without_queries(run: Run, k: int | None = None) -> Run:
+    """Return a run without documents that have their query's id, the first ``k`` of the rest."""
+    others = {q: [doc for doc in docs if doc.doc_id != q] for q, docs in run.items()}
+    left_out = sum(map(len, run.values())) - sum(map(len, others.values()))
+    note(f"documents with their query's own id: {left_out} left out")
+    return Run({q: docs[:k] for q, docs in others.items()}, tag=run.tag)
 
 
 def fetch_texts(

@@ -18,6 +18,7 @@ class Collection:
 
     ``relevance_level`` is the lowest grade that binary measures (AP, RR, P, R) count as
     relevant; ``notes`` are things the user should be told, such as queries left out.
+    ``remove_query``: a document with the query's own id is the query, not an answer to it.
     ``candidate_runs`` are the runs it brings along, by name, each read when it is asked for.
     """
 
@@ -27,6 +28,7 @@ class Collection:
     qrels: Qrels
     candidate_runs: Mapping[str, Callable[[], Run]] = field(default_factory=dict)
     relevance_level: int = 1
+    remove_query: bool = False
     notes: tuple[str, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
 
@@ -53,6 +55,7 @@ def assemble(
     qrels: Qrels,
     candidate_runs: Mapping[str, Callable[[], Run]] | None = None,
     relevance_level: int = 1,
+    remove_query: bool = False,
     notes: tuple[str, ...] = (),
     sources: Mapping[str, str] | None = None,
 ) -> Collection:
@@ -95,6 +98,7 @@ def assemble(
         qrels=qrels,
         candidate_runs=candidate_runs or {},
         relevance_level=relevance_level,
+        remove_query=remove_query,
         notes=notes,
         sources=sources or {},
     )

@@ -12,6 +12,7 @@ from ranklens.data.collection import Collection, assemble
 from ranklens.data.documents import FileDocuments, read_queries
 from ranklens.data.errors import InvalidInputError, MissingResourceError
 from ranklens.data.files import sha256
+from ranklens.data.presets import Preset, find_folder_preset
 from ranklens.data.qrels import read_qrels
 from ranklens.data.runs import Run, read_run
 
@@ -93,7 +94,14 @@ def _from_beir(folder: Path) -> Collection:
         documents=_beir_file(folder, "corpus.jsonl"),
         queries=_beir_file(folder, "queries.jsonl"),
         qrels=qrels,
+        preset=partial(find_folder_preset, _beir_name(folder.resolve()), split),
     )
+
+
+def _beir_name(folder: Path) -> str:
+    # The twelve parts of CQADupStack lie in a folder of that name.
+    parent = folder.parent.name
+    return f"{parent}/{folder.name}" if parent == "cqadupstack" else folder.name
 
 
 def _from_files(
@@ -104,16 +112,24 @@ def _from_files(
     qrels: Path,
     candidate_runs: Mapping[str, Callable[[], Run]] | None = None,
     relevance_level: int = 1,
+    preset: Callable[[int, int], Preset] | None = None,
 ) -> Collection:
     if not documents.is_file():
         raise MissingResourceError(f"no such file: {documents}")
+    read = read_queries(queries)
+    judgements = read_qrels(qrels)
+    pairs = sum(map(len, judgements.values()))
+    known = Preset(ids="", relevance_level=relevance_level)
+    found = preset(len(judgements), pairs) if preset else known
     return assemble(
         name=name,
         documents=FileDocuments(documents),
-        queries=read_queries(queries),
-        qrels=read_qrels(qrels),
+        queries=read,
+        qrels=judgements,
         candidate_runs=candidate_runs or {},
-        relevance_level=relevance_level,
+        relevance_level=found.relevance_level,
+        remove_query=found.remove_query,
+        notes=found.notes,
         sources={
             "queries": f"sha256:{sha256(queries)}",
             "qrels": f"sha256:{sha256(qrels)}",

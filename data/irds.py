@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import hashlib
+import tarfile
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from ranklens.data.collection import Collection, assemble
-from ranklens.data.errors import InvalidInputError, MissingResourceError
+from ranklens.data.errors import InvalidInputError, MissingResourceError, RanklensError
 from ranklens.data.extras import require
+from ranklens.data.irds_files import way_out
+from ranklens.data.presets import find_preset
 from ranklens.data.qrels import Qrels
-from ranklens.data.records import Document, Judgement, Query
+from ranklens.data.records import Document, Judgement, Query, ScoredDoc
+from ranklens.data.runs import Run
+
+SCOREDDOCS = "scoreddocs"
+"""The name of the candidates that a dataset brings along."""
+_TITLES = ("title", "document_title", "page_title", "headline")
+# What unpacking and parsing raise when a file is damaged or not what its name says.
+_DAMAGED = (
+    ValueError,
+    KeyError,
+    AssertionError,
+    EOFError,
+    zlib.error,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+)
 
 
 class IrdsDocuments:
@@ -24,31 +45,58 @@ class IrdsDocuments:
     def __iter__(self) -> Iterator[Document]:
         with _fetching(self._identifier):
             for record in self._dataset.docs_iter():
-                yield _document(record)
+                yield _document(record, self._identifier)
 
     def get_many(self, ids: Iterable[str]) -> dict[str, Document]:
         """Return the documents with these ids from the dataset's store."""
         with _fetching(self._identifier):
             found = self._dataset.docs_store().get_many(list(ids))
-        return {doc_id: _document(record) for doc_id, record in found.items()}
+            return {doc_id: _document(record, self._identifier) for doc_id, record in found.items()}
 
     def fingerprint(self) -> str:
         """Return the id: ir_datasets checks the files behind it by its own checksums."""
         return f"irds:{self._identifier}"
 
 
-def _document(record: Any) -> Document:
-    title = getattr(record, "title", "") or ""
-    # BEIR-style records have title and text; others say themselves what their text is.
-    text = record.text if hasattr(record, "text") else record.default_text()
-    return Document(record.doc_id, text, title if hasattr(record, "text") else "")
+def _document(record: Any, identifier: str) -> Document:
+    """Return a record's title and text; the text of one without is what else it is read as.
+
+    ``default_text`` is what ir_datasets says that a reader sees: title and abstract, headings
+    and body, never the URL.
+    """
+    titles = (getattr(record, name, None) for name in _TITLES)
+    title = next((value for value in titles if isinstance(value, str)), "")
+    text = getattr(record, "text", None)
+    if not isinstance(text, str):
+        if not hasattr(record, "default_text"):
+            raise InvalidInputError(
+                f"the documents of {identifier!r} are no texts ({type(record).__name__})"
+            )
+        text = record.default_text()
+        if text.startswith(title):
+            text = text.removeprefix(title).lstrip()
+        else:
+            title = ""
+    _check_text(identifier, f"document {record.doc_id!r}", title + text)
+    return Document(record.doc_id, text, title)
+
+
+def _check_text(identifier: str, whose: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidInputError(
+            f"the dataset {identifier!r}: {whose} holds half of a surrogate pair, which is not text"
+        ) from None
 
 
 def load_irds(identifier: str) -> Collection:
     """Load ``identifier``, for example ``beir/scifact/test``; data is fetched by ir_datasets.
 
-    Raises MissingPrerequisiteError without the extra, MissingResourceError for an unknown id
-    or data that cannot be fetched, InvalidInputError when documents, queries or qrels lack.
+    Candidates that the dataset brings along are named ``scoreddocs``. Raises
+    MissingPrerequisiteError without the extra, MissingResourceError for an unknown id or data
+    that cannot be fetched (the message says which file to put where), InvalidInputError when
+    documents, queries or qrels lack or cannot be read.
     """
     require("irds", "ir_datasets")
     import ir_datasets
@@ -72,14 +120,19 @@ def load_irds(identifier: str) -> Collection:
         qrels = Qrels(
             Judgement(q.query_id, q.doc_id, int(q.relevance)) for q in dataset.qrels_iter()
         )
+    for query in queries:
+        _check_text(identifier, f"query {query.id!r}", query.text)
+    brought = dataset.has_scoreddocs()
+    preset = find_preset(identifier, sum(map(len, qrels.values())))
     return assemble(
         name=identifier,
         documents=IrdsDocuments(dataset, identifier),
         queries=queries,
         qrels=qrels,
-        # The convention of the TREC deep learning track: of passages grades 2 and 3 are
-        # relevant, of documents 1 to 3.
-        relevance_level=2 if "trec-dl" in identifier and "passage" in identifier else 1,
+        candidate_runs={SCOREDDOCS: partial(_scoreddocs, dataset, identifier)} if brought else {},
+        relevance_level=preset.relevance_level,
+        remove_query=preset.remove_query,
+        notes=preset.notes,
         sources={
             "queries": _digest((q.id, q.text) for q in queries),
             "qrels": _digest((q, d, str(g)) for q in qrels for d, g in qrels[q].items()),
@@ -87,14 +140,38 @@ def load_irds(identifier: str) -> Collection:
     )
 
 
+def _scoreddocs(dataset: Any, identifier: str) -> Run:
+    """Return the dataset's candidates by score; equal scores stay in the dataset's order."""
+    found: dict[str, list[ScoredDoc]] = {}
+    with _fetching(identifier):
+        for row in dataset.scoreddocs_iter():
+            found.setdefault(row.query_id, []).append(ScoredDoc(row.doc_id, float(row.score)))
+    try:
+        return Run(
+            {
+                query_id: sorted(docs, key=lambda doc: -doc.score)
+                for query_id, docs in found.items()
+            },
+            tag=SCOREDDOCS,
+        )
+    except InvalidInputError as error:
+        raise InvalidInputError(f"the {SCOREDDOCS} of {identifier!r}: {error}") from None
+
+
 @contextmanager
 def _fetching(identifier: str) -> Iterator[None]:
-    """Turn what ir_datasets raises when it cannot fetch or read data into MissingResourceError."""
+    """Turn what ir_datasets raises when it cannot fetch or read data into our errors."""
     try:
         yield
+    except RanklensError:
+        raise
     except (OSError, RuntimeError) as error:
         raise MissingResourceError(
-            f"ir_datasets could not provide {identifier!r}: {error}"
+            f"ir_datasets could not provide {identifier!r}: {way_out(error)}"
+        ) from error
+    except _DAMAGED as error:
+        raise InvalidInputError(
+            f"the data of {identifier!r} cannot be read: {type(error).__name__}: {error}"
         ) from error
 
 

@@ -90,6 +90,40 @@ class AbstractDoc(NamedTuple):
         return f"{self.title} {self.abstract}"
 
 
+class PageDoc(NamedTuple):
+    doc_id: str
+    url: str
+    title: str
+    headings: str
+    body: str
+
+    def default_text(self) -> str:
+        return f"{self.title} {self.headings} {self.body}"
+
+
+class NamedDoc(NamedTuple):
+    doc_id: str
+    text: str
+    document_title: str
+
+    def default_text(self) -> str:
+        return f"{self.document_title} {self.text}"
+
+
+class HeadedDoc(NamedTuple):
+    doc_id: str
+    headline: str
+    body: str
+
+    def default_text(self) -> str:
+        return self.body
+
+
+class ImageDoc(NamedTuple):
+    doc_id: str
+    png: bytes
+
+
 class FakeStore:
     def __init__(self, records: list[Any]) -> None:
         self.records = {record.doc_id: record for record in records}
@@ -130,7 +164,11 @@ def beside_real_queries(register: Any, identifier: str, docs: FakeDocs) -> None:
     ("record", "document"),
     [
         (TitledDoc("d1", "They purr.", "Cats"), Document("d1", "They purr.", "Cats")),
-        (AbstractDoc("d1", "Cats", "They purr."), Document("d1", "Cats They purr.")),
+        (AbstractDoc("d1", "Cats", "They purr."), Document("d1", "They purr.", "Cats")),
+        (PageDoc("d1", "http://x", "Cats", "They", "purr."), Document("d1", "They purr.", "Cats")),
+        (NamedDoc("d1", "They purr.", "Cats"), Document("d1", "They purr.", "Cats")),
+        # A text that does not begin with the title is left as it is: the title comes once.
+        (HeadedDoc("d1", "CATS", "Cats They purr."), Document("d1", "Cats They purr.")),
     ],
 )
 def test_the_title_is_taken_once(register: Any, record: Any, document: Document) -> None:
@@ -139,6 +177,64 @@ def test_the_title_is_taken_once(register: Any, record: Any, document: Document)
     assert list(documents) == [document]
     assert documents.get_many(["d1"]) == {"d1": document}
     assert document.full_text == "Cats They purr."
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (ImageDoc("d1", b""), r"the documents of 'ranklens-test/odd' are no texts \(ImageDoc\)"),
+        (TitledDoc("d7", "half \ud83d", ""), "document 'd7' holds half of a surrogate pair"),
+        (TitledDoc("d7", "whole", "\udc00"), "document 'd7' holds half of a surrogate pair"),
+    ],
+)
+def test_documents_that_are_no_text_are_refused(register: Any, record: Any, message: str) -> None:
+    beside_real_queries(register, "ranklens-test/odd", FakeDocs([record]))
+    documents = load_collection("irds:ranklens-test/odd").documents
+    with pytest.raises(InvalidInputError, match=message):
+        list(documents)
+    with pytest.raises(InvalidInputError, match=message):
+        documents.get_many([record.doc_id])
+
+
+def with_scoreddocs(register: Any, tmp_path: Path, identifier: str, rows: str) -> None:
+    from ir_datasets.datasets.base import Dataset
+    from ir_datasets.formats import TrecScoredDocs
+    from ir_datasets.util import LocalDownload
+
+    path = tmp_path / "scored.txt"
+    path.write_text(rows, encoding="utf-8")
+    rest = register(f"{identifier}/rest", **FILES)
+    register(identifier, Dataset(TrecScoredDocs(LocalDownload(path)), rest))
+
+
+def test_scoreddocs_are_candidates(register: Any, tmp_path: Path) -> None:
+    rows = "1 Q0 d3 9 1.5 x\n1 Q0 d1 1 2.5 x\n2 Q0 d2 1 0.5 x\n1 Q0 d2 1 1.5 x\n"
+    with_scoreddocs(register, tmp_path, "ranklens-test/scored", rows)
+    collection = load_collection("irds:ranklens-test/scored")
+    assert list(collection.candidate_runs) == ["scoreddocs"]
+    run = collection.candidates("scoreddocs")
+    # Equal scores stay in the order of the file.
+    assert [(doc.doc_id, doc.score) for doc in run["1"]] == [("d1", 2.5), ("d3", 1.5), ("d2", 1.5)]
+    assert [doc.doc_id for doc in run["2"]] == ["d2"]
+    with pytest.raises(MissingResourceError, match=r"named 'bm25' \(it has: scoreddocs\)"):
+        collection.candidates("bm25")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("1 Q0 d1 1 2 x\n1 Q0 d1 2 1 x\n", "the scoreddocs of 'ranklens-test/bad'.*'d1' occurs tw"),
+        ("1 Q0 d1 1 nan x\n", "the scoreddocs of 'ranklens-test/bad'.*score nan"),
+        ("1 Q0 d1 1 high x\n", "data of 'ranklens-test/bad' cannot be read: ValueError: could not"),
+    ],
+)
+def test_scoreddocs_that_are_no_run_are_refused(
+    register: Any, tmp_path: Path, rows: str, message: str
+) -> None:
+    with_scoreddocs(register, tmp_path, "ranklens-test/bad", rows)
+    collection = load_collection("irds:ranklens-test/bad")
+    with pytest.raises(InvalidInputError, match=message):
+        collection.candidates("scoreddocs")
 
 
 @pytest.mark.parametrize("failure", [ConnectionError("no route"), RuntimeError("all sources")])
@@ -182,6 +278,7 @@ def test_an_unknown_id_says_where_the_list_is(register: Any) -> None:
         ({"queries_tsv": "1\t \n2\twho barks\n"}, "query '1' has no text"),
         ({"queries_tsv": "1\ta\n1\tb\n"}, "query id '1' occurs twice"),
         ({"qrels_trec": "1 0 d1 1\n1 0 d1 2\n"}, "document 'd1' is judged twice, 1 and 2"),
+        ({"qrels_trec": "1 0 d1 high\n"}, "data of 'ranklens-test/bad' cannot be read: ValueError"),
     ],
 )
 def test_a_dataset_that_cannot_be_used_is_refused(
