@@ -57,7 +57,8 @@ def evaluate(
 def _load_qrels(spec: str) -> tuple[Qrels, int, tuple[str, ...]]:
     """Return judgements, the grade from which they count as relevant, and what to tell the user."""
     path = Path(spec).expanduser()
-    if path.is_file():
+    requests = path.name.removesuffix(".gz").endswith(".jsonl")
+    if path.is_file() and not requests:
         from ranklens.data.qrels import read_qrels
 
         return read_qrels(path), 1, ()
@@ -67,7 +68,8 @@ def _load_qrels(spec: str) -> tuple[Qrels, int, tuple[str, ...]]:
         collection = load_collection(spec)
     except MissingResourceError as error:
         raise MissingResourceError(f"no qrels file {spec!r}, and {error}") from None
-    return collection.qrels, collection.relevance_level, collection.notes
+    judged = collection.judgements("evaluation")
+    return judged, collection.relevance_level, collection.notes
 
 
 def _as_json(path: Path, evaluation: Evaluation, per_query: bool) -> dict[str, Any]:

@@ -46,6 +46,7 @@ def run_pipeline(
         raise UsageError(f"--depth must be at least 1, got {depth}")
     if limit is not None and limit < 1:
         raise UsageError(f"--limit must be at least 1, got {limit}")
+    collection.judgements("`ranklens run`")
     retrieving = RetrieverSpec(retriever)
     queries = list(collection.queries)[:limit]
     warn(collection.notes)
