@@ -62,6 +62,7 @@ def _load_qrels(spec: str) -> tuple[Qrels, int, tuple[str, ...]]:
         from ranklens.data.qrels import read_qrels
 
         return read_qrels(path), 1, ()
+    from ranklens.data.coverage import absent_judged
     from ranklens.data.load import load_collection
 
     try:
@@ -69,7 +70,7 @@ def _load_qrels(spec: str) -> tuple[Qrels, int, tuple[str, ...]]:
     except MissingResourceError as error:
         raise MissingResourceError(f"no qrels file {spec!r}, and {error}") from None
     judged = collection.judgements("evaluation")
-    return judged, collection.relevance_level, collection.notes
+    return judged, collection.relevance_level, (*collection.notes, *absent_judged(collection))
 
 
 def _as_json(path: Path, evaluation: Evaluation, per_query: bool) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ranklens.cli.run_folder import RunFolder, open_run_folder
 from ranklens.cli.specs import RerankerSpec, find_candidates
 from ranklens.cli.stages import fetch_texts, merged, request_numbers, rerank, retrieve
 from ranklens.data.collection import Collection
+from ranklens.data.coverage import absent_judged
 from ranklens.data.errors import PartialError, UsageError
 from ranklens.data.records import Query
 from ranklens.data.runs import Run
@@ -49,7 +50,7 @@ def run_pipeline(
     collection.judgements("`ranklens run`")
     retrieving = RetrieverSpec(retriever)
     queries = list(collection.queries)[:limit]
-    warn(collection.notes)
+    warn((*collection.notes, *absent_judged(collection)))
     if len(queries) < len(collection.queries):
         warn([f"only the first {len(queries)} of {len(collection.queries)} queries are used"])
     with open_run_folder(out) as folder:

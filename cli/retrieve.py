@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ranklens.cli import options
+from ranklens.data.errors import UsageError
 
 
 def retrieve(
@@ -34,6 +35,7 @@ def retrieve(
         ),
     ] = False,
     limit: options.LimitOption = None,
+    sample: options.SampleOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
     """Index a collection, search its queries, write a TREC run.
@@ -47,10 +49,15 @@ def retrieve(
     from ranklens.cli.stages import retrieve as retrieve_stage
     from ranklens.data.load import load_collection
     from ranklens.data.runs import Run, write_run
+    from ranklens.data.sampling import sampled
 
+    if sample is not None and prebuilt is not None:
+        raise UsageError("--sample takes documents from the collection; --prebuilt has its own")
     check_output(output)
     spec = RetrieverSpec(retriever, k1, b, rm3, multifield, prebuilt, heap)
     loaded = load_collection(collection)
+    if sample is not None:
+        loaded = sampled(loaded, sample)
     warn(loaded.notes)
     # One more than asked for, where the query itself may be among them.
     found = retrieve_stage(loaded, spec, k + remove_query, list(loaded.queries)[:limit])

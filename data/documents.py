@@ -79,6 +79,10 @@ class FileDocuments:
         wanted = set(ids)
         return {document.id: document for document in self if document.id in wanted}
 
+    def size(self) -> int:
+        """Return the bytes of the files as they lie on the disk."""
+        return sum(file.stat().st_size for file, _ in self._files)
+
     def fingerprint(self) -> str:
         """Return the SHA-256 of the file, or of a folder's files."""
         if self.path.is_file():

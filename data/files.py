@@ -48,7 +48,7 @@ class Place:
         return InvalidInputError(f"{self}: {message}")
 
     def seen_from(self, other: Place) -> str:
-        """Return how a message about ``other`` speaks of this place: the file only if it differs."""
+        """Return this place for a message about ``other``: with the file only if it differs."""
         if self.path == other.path:
             return f"on {self.unit} {self.line}"
         return f"in {self}"
