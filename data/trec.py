@@ -7,6 +7,7 @@ one line. Memory holds one document at a time, and time is linear in the file.
 
 from __future__ import annotations
 
+import contextlib
 import html
 import re
 from collections.abc import Iterator, Mapping
@@ -74,8 +75,12 @@ def read_trec_topics(
 
 
 def _text(fields: _Fields, tag: str) -> str:
+    text = "".join(fields.get(tag, ()))
     # Entities last: what they stand for is text, never a tag.
-    return html.unescape("".join(fields.get(tag, ()))).strip()
+    with contextlib.suppress(ValueError):
+        # A number of thousands of digits is no character.
+        text = html.unescape(text)
+    return text.strip()
 
 
 def _records(
