@@ -65,7 +65,7 @@ def calibrate(
     chosen = cast(Method, method)
     spec = RerankerSpec.parse(f"attention:{model}", profile, device, dtype)
     check_output(output)
-    loaded, lists = candidate_lists(collection, candidates, depth, limit=limit)
+    loaded, lists = candidate_lists(collection, candidates, depth, limit=limit, judged=True)
     level = loaded.relevance_level
     graded = {query.id: loaded.qrels.get(query.id, {}) for query, _ in lists}
     check_labels(

@@ -57,17 +57,20 @@ def evaluate(
 def _load_qrels(spec: str) -> tuple[Qrels, int, tuple[str, ...]]:
     """Return judgements, the grade from which they count as relevant, and what to tell the user."""
     path = Path(spec).expanduser()
-    if path.is_file():
+    requests = path.name.removesuffix(".gz").endswith(".jsonl")
+    if path.is_file() and not requests:
         from ranklens.data.qrels import read_qrels
 
         return read_qrels(path), 1, ()
+    from ranklens.data.coverage import absent_judged
     from ranklens.data.load import load_collection
 
     try:
         collection = load_collection(spec)
     except MissingResourceError as error:
         raise MissingResourceError(f"no qrels file {spec!r}, and {error}") from None
-    return collection.qrels, collection.relevance_level, collection.notes
+    judged = collection.judgements("evaluation")
+    return judged, collection.relevance_level, (*collection.notes, *absent_judged(collection))
 
 
 def _as_json(path: Path, evaluation: Evaluation, per_query: bool) -> dict[str, Any]:

@@ -29,7 +29,8 @@ def candidate_lists(
     With ``windows`` > 1 a query has further lists, of the next ``depth`` candidates each.
     Candidates are those of a name or file where given, else the collection's own ``bm25``, else
     BM25's; ``judged`` takes only queries with judgements. Raises InvalidInputError for a query id
-    that the collection lacks, or that has no candidates.
+    that the collection lacks, or that has no candidates, and where nothing is judged although
+    ``judged`` asks for it.
     """
     from ranklens.cli.output import warn
     from ranklens.cli.retrievers import RetrieverSpec
@@ -48,7 +49,8 @@ def candidate_lists(
                 f"(it has {loaded.queries[0].id!r}, …)"
             )
     if judged:
-        queries = [query for query in queries if query.id in loaded.qrels]
+        grades = loaded.judgements("this command")
+        queries = [query for query in queries if query.id in grades]
         if not queries:
             raise InvalidInputError(f"collection {loaded.name!r} judges none of its queries")
     if candidates is None and "bm25" not in loaded.candidate_runs:

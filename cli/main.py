@@ -14,6 +14,7 @@ from ranklens.cli import (
     bias,
     cache,
     calibrate,
+    data,
     demo,
     doctor,
     evaluate,
@@ -64,6 +65,7 @@ app.command()(find.find)
 app.command()(calibrate.calibrate)
 app.command()(bias.bias)
 app.add_typer(heads.app, name="heads")
+app.add_typer(data.app, name="data")
 app.add_typer(cache.app, name="cache")
 app.add_typer(models.app, name="models")
 app.command()(doctor.doctor)

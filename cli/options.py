@@ -19,7 +19,8 @@ def _positive(param: typer.CallbackParam, value: int | None) -> int | None:
 
 
 COLLECTION_HELP = (
-    "A folder (collection.toml or BEIR layout), irds:ID of ir_datasets, or sample:pydocs."
+    "A folder (collection.toml or BEIR layout), requests.jsonl, irds:ID of ir_datasets, or "
+    "sample:pydocs."
 )
 
 CollectionArgument = Annotated[str, typer.Argument(metavar="COLLECTION", help=COLLECTION_HELP)]
@@ -69,6 +70,14 @@ TopOption = Annotated[int, typer.Option("-k", callback=_positive, help="Document
 LimitOption = Annotated[
     int | None,
     typer.Option(metavar="QUERIES", callback=_positive, help="Use the first QUERIES only."),
+]
+SampleOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="DOCUMENTS",
+        callback=_positive,
+        help="A quick look: use so many documents, those judged relevant before others.",
+    ),
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; chosen if absent.")]
 DtypeOption = Annotated[

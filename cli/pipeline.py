@@ -21,6 +21,7 @@ from ranklens.cli.stages import (
     without_queries,
 )
 from ranklens.data.collection import Collection
+from ranklens.data.coverage import absent_judged
 from ranklens.data.errors import PartialError, UsageError
 from ranklens.data.records import Query
 from ranklens.data.runs import Run
@@ -53,9 +54,10 @@ def run_pipeline(
         raise UsageError(f"--depth must be at least 1, got {depth}")
     if limit is not None and limit < 1:
         raise UsageError(f"--limit must be at least 1, got {limit}")
+    collection.judgements("`ranklens run`")
     retrieving = RetrieverSpec(retriever)
     queries = list(collection.queries)[:limit]
-    warn(collection.notes)
+    warn((*collection.notes, *absent_judged(collection)))
     if len(queries) < len(collection.queries):
         warn([f"only the first {len(queries)} of {len(collection.queries)} queries are used"])
     with open_run_folder(out) as folder:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ranklens.cli import options
+from ranklens.data.errors import UsageError
 
 
 def retrieve(
@@ -35,6 +36,7 @@ def retrieve(
         ),
     ] = None,
     limit: options.LimitOption = None,
+    sample: options.SampleOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
     """Index a collection, search its queries, write a TREC run.
@@ -48,10 +50,15 @@ def retrieve(
     from ranklens.cli.stages import retrieve as retrieve_stage
     from ranklens.data.load import load_collection
     from ranklens.data.runs import write_run
+    from ranklens.data.sampling import sampled
 
+    if sample is not None and prebuilt is not None:
+        raise UsageError("--sample takes documents from the collection; --prebuilt has its own")
     check_output(output)
     spec = RetrieverSpec(retriever, k1, b, rm3, multifield, prebuilt, heap)
     loaded = load_collection(collection)
+    if sample is not None:
+        loaded = sampled(loaded, sample)
     warn(loaded.notes)
     remove = loaded.remove_query if remove_query is None else remove_query
     queries = list(loaded.queries)[:limit]

@@ -27,6 +27,7 @@ def run(
     documents: options.DocumentsOption = None,
     depth: options.DepthOption = 20,
     limit: options.LimitOption = None,
+    sample: options.SampleOption = None,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start again.")] = False,
@@ -41,15 +42,20 @@ def run(
     """
     if retriever is not None and candidates is not None:
         raise UsageError("--retriever and --candidates exclude each other; give one")
+    if sample is not None and candidates is not None:
+        raise UsageError("--candidates are of all documents, --sample is searched; give one")
     from ranklens.cli.output import note, print_json, warn
     from ranklens.cli.pipeline import run_pipeline
     from ranklens.cli.report import print_metrics
     from ranklens.data.load import load_collection
+    from ranklens.data.sampling import sampled
 
     spec = RerankerSpec.parse(
         reranker, profile, device, dtype, long_lists, passages, kept_documents(documents)
     )
     loaded = load_collection(collection)
+    if sample is not None:
+        loaded = sampled(loaded, sample)
     metrics = run_pipeline(
         loaded,
         out,

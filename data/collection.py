@@ -16,6 +16,8 @@ from ranklens.data.runs import Run
 class Collection:
     """One test set. Only what is small is held: documents stay a stream.
 
+    ``qrels`` is empty where nothing is judged; then there is something to search and rerank, and
+    nothing to evaluate.
     ``relevance_level`` is the lowest grade that binary measures (AP, RR, P, R) count as
     relevant; ``notes`` are things the user should be told, such as queries left out.
     ``remove_query``: a document with the query's own id is the query, not an answer to it.
@@ -42,6 +44,16 @@ class Collection:
             )
         return self.candidate_runs[name]()
 
+    def judgements(self, purpose: str) -> Qrels:
+        """Return the qrels; InvalidInputError, saying for what, when nothing is judged."""
+        if not self.qrels:
+            raise InvalidInputError(
+                f"collection {self.name!r} has no judgements, which {purpose} needs; "
+                "`ranklens retrieve` and `ranklens rerank` work without, or name a qrels file in "
+                'its collection.toml (qrels = "FILE")'
+            )
+        return self.qrels
+
     def fingerprint(self) -> dict[str, str]:
         """Return what identifies documents, queries and judgements: name of the part → checksum."""
         return {"documents": self.documents.fingerprint(), **self.sources}
@@ -52,7 +64,7 @@ def assemble(
     name: str,
     documents: DocumentSource,
     queries: Sequence[Query],
-    qrels: Qrels,
+    qrels: Qrels | None,
     candidate_runs: Mapping[str, Callable[[], Run]] | None = None,
     relevance_level: int = 1,
     remove_query: bool = False,
@@ -61,14 +73,20 @@ def assemble(
 ) -> Collection:
     """Make a Collection of the queries that are judged, and note the ones that are not.
 
-    Raises InvalidInputError when no query is judged at all, when a query id occurs twice, when
-    a judged query has no text, and for a relevance_level below 1.
+    With ``qrels`` None all queries are kept. Raises InvalidInputError when there are no queries,
+    when none is judged although there are qrels, when a query id occurs twice, when a query to
+    be used has no text, and for a relevance_level below 1.
     """
     if relevance_level < 1:
         raise InvalidInputError(
             f"collection {name!r}: relevance_level must be at least 1, got {relevance_level}"
         )
-    judged = [query for query in queries if query.id in qrels]
+    if qrels is None:
+        if not queries:
+            raise InvalidInputError(f"collection {name!r} has no queries")
+        qrels, judged = Qrels([]), list(queries)
+    else:
+        judged = [query for query in queries if query.id in qrels]
     if not judged:
         raise InvalidInputError(
             f"collection {name!r}: no query id of the qrels (first: {next(iter(qrels), None)!r}) "

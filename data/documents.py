@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from ranklens.data.errors import InvalidInputError
-from ranklens.data.files import Place, read_json_lines, read_lines, sha256, shown
+from ranklens.data.errors import InvalidInputError, MissingResourceError
+from ranklens.data.files import Place, Report, refuse, sha256
 from ranklens.data.records import Document, Query
+from ranklens.data.rows import document_rows, file_format, query_rows, text_field
 
 _ID_KEYS = ("_id", "id", "docid", "doc_id")
 _TEXT_KEYS = ("text", "contents")
@@ -31,112 +33,114 @@ class DocumentSource(Protocol):
 
 
 class FileDocuments:
-    """Documents in one file, plain or gzip.
+    """Documents in one file, or in all files of a folder in the order of their names.
 
-    JSONL with ``_id|id|docid``, ``text|contents`` and perhaps ``title``, or TSV with
-    ``id<TAB>text``. Iterating raises InvalidInputError that names the line for a missing
-    field, a value that is not text, and an id that occurs twice.
+    JSONL and Parquet have ``_id|id|docid``, ``text|contents`` and perhaps ``title``, TSV has
+    ``id<TAB>text``, TREC text ``<DOCNO>``, ``<TEXT>`` and perhaps ``<TITLE>``; see ``rows`` for
+    how a name tells them, unless ``form`` does. Files whose name begins with a dot are left out.
+    Iterating raises InvalidInputError that names the line for a missing field, a value that is
+    not text, and an id that occurs twice. Raises MissingResourceError where there is no file,
+    and InvalidInputError for a name that tells no format.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, form: str | None = None) -> None:
         self.path = path
+        self._files = [(file, form or file_format(file, "docs")) for file in _files(path)]
 
     def __iter__(self) -> Iterator[Document]:
-        first: dict[str, int] = {}
-        for place, document in self._records():
-            line = first.setdefault(document.id, place.line)
-            if line != place.line:
+        seen: set[str] = set()
+        for place, document in self.read():
+            if document.id in seen:
+                # Looked for now: the places of all documents would not be small.
+                first = next(known for known, other in self.read() if other.id == document.id)
                 raise place.error(
-                    f"document id {document.id!r} occurs twice (first on line {line})"
+                    f"document id {document.id!r} occurs twice (first {first.seen_from(place)})"
                 )
+            seen.add(document.id)
             yield document
 
-    def _records(self) -> Iterator[tuple[Place, Document]]:
-        if is_tsv(self.path):
-            for place, doc_id, text in read_tsv(self.path):
-                yield place, Document(doc_id, text)
-            return
-        for place, record in read_json_lines(self.path):
-            yield (
-                place,
-                Document(
-                    text_field(place, record, _ID_KEYS),
-                    text_field(place, record, _TEXT_KEYS),
-                    text_field(place, record, ("title",), default=""),
-                ),
-            )
+    def read(self, report: Report = refuse) -> Iterator[tuple[Place, Document]]:
+        """Yield documents with their places, also those whose id was there before."""
+        for file, form in self._files:
+            for place, row in document_rows(file, form, report):
+                try:
+                    document = Document(
+                        text_field(place, row, _ID_KEYS),
+                        text_field(place, row, _TEXT_KEYS),
+                        text_field(place, row, ("title",), default=""),
+                    )
+                except InvalidInputError as error:
+                    report(error)
+                    continue
+                yield place, document
 
     def get_many(self, ids: Iterable[str]) -> dict[str, Document]:
         """Return the documents with these ids, by one pass over the file."""
         wanted = set(ids)
         return {document.id: document for document in self if document.id in wanted}
 
+    def size(self) -> int:
+        """Return the bytes of the files as they lie on the disk."""
+        return sum(file.stat().st_size for file, _ in self._files)
+
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the file."""
-        return f"sha256:{sha256(self.path)}"
+        """Return the SHA-256 of the file, or of a folder's files."""
+        if self.path.is_file():
+            return f"sha256:{sha256(self.path)}"
+        digest = hashlib.sha256()
+        for file, _ in self._files:
+            digest.update(f"{file.relative_to(self.path).as_posix()}\t{sha256(file)}\n".encode())
+        return f"sha256:{digest.hexdigest()}"
 
 
-def read_queries(path: Path) -> list[Query]:
-    """Read queries from JSONL (``_id|id|qid``, ``text|query``) or TSV (``id<TAB>text``).
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    found = [
+        file
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    ]
+    if not found:
+        raise MissingResourceError(
+            f"no file in the folder {path}" if path.is_dir() else f"no such file: {path}"
+        )
+    return found
 
-    Raises InvalidInputError that names the line for a missing or empty field and an id that
-    occurs twice.
+
+def read_queries(path: Path, form: str | None = None) -> list[Query]:
+    """Read queries from JSONL or Parquet (``_id|id|qid``, ``text|query``), TSV or TREC topics.
+
+    ``form`` as in ``FileDocuments``. Raises InvalidInputError that names the line for a missing
+    or empty field and an id that occurs twice.
     """
-    if is_tsv(path):
-        rows = list(read_tsv(path))
-    else:
-        rows = [
-            (
-                place,
-                text_field(place, record, (*_ID_KEYS, "qid", "query_id")),
-                text_field(place, record, ("text", "query", "title")),
+    first: dict[str, Place] = {}
+    queries = []
+    for place, query in query_places(path, form):
+        if (known := first.setdefault(query.id, place)) != place:
+            raise place.error(
+                f"query id {query.id!r} occurs twice (first {known.seen_from(place)})"
             )
-            for place, record in read_json_lines(path)
-        ]
-    first: dict[str, int] = {}
-    for place, query_id, text in rows:
-        if not text.strip():
-            raise place.error(f"query {query_id!r} has no text")
-        if (line := first.setdefault(query_id, place.line)) != place.line:
-            raise place.error(f"query id {query_id!r} occurs twice (first on line {line})")
-    return [Query(query_id, text.strip()) for _, query_id, text in rows]
+        queries.append(query)
+    return queries
 
 
-def is_tsv(path: Path) -> bool:
-    """Say whether a file's name ends like tab-separated text, with or without ``.gz``."""
-    return path.name.removesuffix(".gz").endswith((".tsv", ".txt"))
-
-
-def read_tsv(path: Path) -> Iterator[tuple[Place, str, str]]:
-    """Yield ``(place, id, text)`` of a two-column TSV file; InvalidInputError names the line."""
-    for place, line in read_lines(path):
-        identifier, tab, text = line.partition("\t")
-        if not tab or not identifier.strip():
-            raise place.error(f"expected id<TAB>text, got {shown(line)}")
-        yield place, identifier.strip(), text
-
-
-def text_field(
-    place: Place, record: Mapping[str, Any], keys: tuple[str, ...], default: str | None = None
-) -> str:
-    """Return the first of these fields that a JSON object has, as text.
-
-    Integers are accepted (MS MARCO ids are often written bare). Raises InvalidInputError that
-    names file and line when none is there or the value is something else.
-    """
-    for key in keys:
-        if record.get(key) is not None:
-            value = record[key]
-            if isinstance(value, int) and not isinstance(value, bool):
-                value = str(value)
-            if not isinstance(value, str):
-                raise place.error(f"the field {key!r} must be text, got {shown(value)}")
-            if keys[0] in _ID_KEYS and not value.strip():
-                raise place.error(f"the field {key!r} is empty")
-            return value
-    if default is None:
-        raise place.error(f"no field {' or '.join(map(repr, keys))}; found {sorted(record)}")
-    return default
+def query_places(
+    path: Path, form: str | None = None, report: Report = refuse
+) -> Iterator[tuple[Place, Query]]:
+    """Yield queries with their places, also those whose id was there before."""
+    if not path.is_file():
+        raise MissingResourceError(f"no such file: {path}")
+    for place, row in query_rows(path, form or file_format(path, "queries"), report):
+        try:
+            query_id = text_field(place, row, (*_ID_KEYS, "qid", "query_id"))
+            text = text_field(place, row, ("text", "query", "title")).strip()
+            if not text:
+                raise place.error(f"query {query_id!r} has no text")
+        except InvalidInputError as error:
+            report(error)
+            continue
+        yield place, Query(query_id, text)
 
 
 def missing_documents(found: Mapping[str, Document], wanted: Mapping[str, str]) -> None:

@@ -1,7 +1,9 @@
 """Reading text files line by line with their place in errors, and writing them whole or not at all.
 
-A reader yields ``(Place, line)``; a parser that meets nonsense calls ``place.error(...)``, so
-every message names file and line. A writer makes a sibling temporary file and renames it.
+A reader yields ``(Place, line)``; a parser that meets nonsense reports ``place.error(...)``, so
+every message names file and line. Readers take what to do with an error: ``refuse``, the default,
+raises it; whatever returns makes the reader go on behind it. A writer makes a sibling temporary
+file and renames it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import json
 import os
 import secrets
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,22 +34,40 @@ def shown(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A line of a file, for error messages."""
+    """A line of a file, counted from 1, for error messages; in tables ``unit`` is ``row``."""
 
     path: Path
     line: int
+    unit: str = "line"
+
+    def __str__(self) -> str:
+        return f"{self.path}:{'' if self.unit == 'line' else f' {self.unit} '}{self.line}"
 
     def error(self, message: str) -> InvalidInputError:
         """Return the error that says ``file:line: message``."""
-        return InvalidInputError(f"{self.path}:{self.line}: {message}")
+        return InvalidInputError(f"{self}: {message}")
+
+    def seen_from(self, other: Place) -> str:
+        """Return this place for a message about ``other``: with the file only if it differs."""
+        if self.path == other.path:
+            return f"on {self.unit} {self.line}"
+        return f"in {self}"
 
 
-def read_lines(path: Path) -> Iterator[tuple[Place, str]]:
+Report = Callable[[InvalidInputError], None]
+
+
+def refuse(error: InvalidInputError) -> None:
+    """Raise the error: what readers do with one unless told otherwise."""
+    raise error from None
+
+
+def read_lines(path: Path, report: Report = refuse) -> Iterator[tuple[Place, str]]:
     """Yield every non-blank line of a UTF-8 text file, plain or gzip, without its line end.
 
     Lines end with LF or CRLF only: a form feed or U+2028 inside a JSON text is content.
-    Raises MissingResourceError without the file; InvalidInputError for bytes that are not
-    UTF-8 and for a damaged gzip, naming the line.
+    Raises MissingResourceError without the file; reports InvalidInputError for bytes that are
+    not UTF-8 (that line is left out) and for a damaged gzip (the rest is), naming the line.
     """
     if not path.is_file():
         raise MissingResourceError(f"no such file: {path}")
@@ -58,14 +78,18 @@ def read_lines(path: Path) -> Iterator[tuple[Place, str]]:
                 try:
                     text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
-                    raise Place(path, number).error(
-                        f"not UTF-8 (byte {error.start + 1} of the line); convert the file to UTF-8"
-                    ) from None
+                    report(
+                        Place(path, number).error(
+                            f"not UTF-8 (byte {error.start + 1} of the line); "
+                            "convert the file to UTF-8"
+                        )
+                    )
+                    continue
                 text = text.rstrip("\r\n")
                 if text.strip():
                     yield Place(path, number), text
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise Place(path, number + 1).error(f"damaged gzip file ({error})") from None
+        report(Place(path, number + 1).error(f"damaged gzip file ({error})"))
 
 
 def read_text(path: Path) -> str:
@@ -101,18 +125,32 @@ def _open_bytes(path: Path) -> IO[bytes]:
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
-def read_json_lines(path: Path) -> Iterator[tuple[Place, dict[str, Any]]]:
+def read_json_lines(path: Path, report: Report = refuse) -> Iterator[tuple[Place, dict[str, Any]]]:
     """Yield every JSON object of a JSONL file, plain or gzip; InvalidInputError names the line."""
-    for place, line in read_lines(path):
+    for place, line in read_lines(path, report):
         try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise place.error(f"not JSON ({error.msg} at column {error.colno})") from None
-        if not isinstance(value, dict):
-            raise place.error(f"expected a JSON object, got {shown(value)}")
-        if "\\ud" in line.lower() and not _encodable(value):
-            raise place.error("a \\ud800 to \\udfff escape without its other half is not text")
+            value = _json_object(place, line)
+        except InvalidInputError as error:
+            report(error)
+            continue
         yield place, value
+
+
+def _json_object(place: Place, line: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise place.error(f"not JSON ({error.msg} at column {error.colno})") from None
+    except RecursionError:
+        raise place.error("not JSON that can be read: it is nested too deep") from None
+    except ValueError as error:
+        # An integer of thousands of digits.
+        raise place.error(f"not JSON that can be read ({error})") from None
+    if not isinstance(value, dict):
+        raise place.error(f"expected a JSON object, got {shown(value)}")
+    if "\\ud" in line.lower() and not _encodable(value):
+        raise place.error("a \\ud800 to \\udfff escape without its other half is not text")
+    return value
 
 
 def _encodable(value: object) -> bool:

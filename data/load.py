@@ -6,16 +6,17 @@ from pathlib import Path
 
 from ranklens.data.collection import Collection
 from ranklens.data.errors import MissingResourceError
-from ranklens.data.folder import load_folder
+from ranklens.data.folder import collection_files
 
 FORMS = (
     "a folder with a collection.toml, a BEIR folder (corpus.jsonl, queries.jsonl, qrels/), "
+    "a file of requests (.jsonl), "
     "irds:ID for an ir_datasets id, or sample:pydocs"
 )
 
 
 def load_collection(spec: str) -> Collection:
-    """Load a collection by folder, ``irds:ID`` or ``sample:NAME``.
+    """Load a collection by folder, request file, ``irds:ID`` or ``sample:NAME``.
 
     Raises MissingResourceError when nothing answers to ``spec``, InvalidInputError for files
     that cannot be used, MissingPrerequisiteError for ``irds:`` without its extra.
@@ -29,7 +30,12 @@ def load_collection(spec: str) -> Collection:
         from ranklens.data.sample import load_sample
 
         return load_sample(name)
-    folder = Path(spec).expanduser()
-    if not folder.is_dir():
+    return collection_files(existing(spec)).load()
+
+
+def existing(spec: str) -> Path:
+    """Return a collection's folder or file; MissingResourceError, with the forms, if absent."""
+    path = Path(spec).expanduser()
+    if not path.exists():
         raise MissingResourceError(f"no collection {spec!r}: expected {FORMS}")
-    return load_folder(folder)
+    return path

@@ -7,10 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ranklens.data.errors import InvalidInputError
-from ranklens.data.files import read_lines, shown
+from ranklens.data.files import Place, Report, read_lines, refuse, shown
 from ranklens.data.records import Judgement, check_id
+from ranklens.data.rows import read_parquet, text_field
 
 _BEIR_HEADER = ["query-id", "corpus-id", "score"]
+_QUERY_KEYS = ("query-id", "query_id", "qid")
+_DOC_KEYS = ("corpus-id", "corpus_id", "doc_id", "docid")
+_GRADE_KEYS = ("score", "grade", "relevance")
 # int() also reads 1_0 as 10.
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 
@@ -64,37 +68,65 @@ class Qrels(Mapping[str, Mapping[str, int]]):
 def read_qrels(path: Path) -> Qrels:
     """Read TREC qrels (``query 0 document grade``) or BEIR's (``query document grade``, header).
 
-    Plain or gzip. Raises InvalidInputError that names the line for a wrong column count, a
-    grade that is not an integer, and a pair judged twice with different grades.
+    Plain or gzip; or Parquet (``query-id|query_id|qid``, ``corpus-id|doc_id|docid``,
+    ``score|grade|relevance``) by the suffix ``.parquet``. Raises InvalidInputError that names
+    the line for a wrong column count, a grade that is not an integer, and a pair judged twice
+    with different grades.
     """
-    judgements: dict[tuple[str, str], tuple[int, int]] = {}
+    judgements: dict[tuple[str, str], tuple[Judgement, Place]] = {}
+    for place, judgement in judgement_places(path):
+        pair = judgement.query_id, judgement.doc_id
+        known, first = judgements.setdefault(pair, (judgement, place))
+        if known != judgement:
+            raise place.error(
+                f"document {known.doc_id!r} of query {known.query_id!r} is judged "
+                f"{judgement.grade} here and {known.grade} {first.seen_from(place)}"
+            )
+    if not judgements:
+        raise InvalidInputError(f"{path}: the qrels file is empty")
+    return Qrels(judgement for judgement, _ in judgements.values())
+
+
+def judgement_places(path: Path, report: Report = refuse) -> Iterator[tuple[Place, Judgement]]:
+    """Yield judgements with their places, also those of a pair that was there before."""
+    if path.suffix == ".parquet":
+        yield from _of_table(path, report)
+        return
     width = 4
-    for place, line in read_lines(path):
+    begun = False
+    for place, line in read_lines(path, report):
         columns = line.split()
-        if not judgements and columns == _BEIR_HEADER:
+        if not begun and columns == _BEIR_HEADER:
             width = 3
             continue
         if line.startswith("#"):
             continue
+        begun = True
         if len(columns) != width:
             form = (
                 "query 0 document grade"
                 if width == 4
                 else "query-id corpus-id score, as its header"
             )
-            raise place.error(
-                f"expected {width} columns ({form}), got {len(columns)}: {shown(line)}"
+            report(
+                place.error(f"expected {width} columns ({form}), got {len(columns)}: {shown(line)}")
             )
-        query_id, doc_id, text = columns[0], columns[-2], columns[-1]
-        if not _INTEGER.fullmatch(text):
-            raise place.error(f"the grade {shown(text)} is not an integer")
-        grade = int(text)
-        known, first = judgements.setdefault((query_id, doc_id), (grade, place.line))
-        if known != grade:
-            raise place.error(
-                f"document {doc_id!r} of query {query_id!r} is judged {grade} here "
-                f"and {known} on line {first}"
+        elif not _INTEGER.fullmatch(columns[-1]):
+            report(place.error(f"the grade {shown(columns[-1])} is not an integer"))
+        else:
+            yield place, Judgement(columns[0], columns[-2], int(columns[-1]))
+
+
+def _of_table(path: Path, report: Report) -> Iterator[tuple[Place, Judgement]]:
+    for place, row in read_parquet(path, report):
+        try:
+            grade = text_field(place, row, _GRADE_KEYS)
+            if not _INTEGER.fullmatch(grade):
+                raise place.error(f"the grade {shown(grade)} is not an integer")
+            judgement = Judgement(
+                text_field(place, row, _QUERY_KEYS), text_field(place, row, _DOC_KEYS), int(grade)
             )
-    if not judgements:
-        raise InvalidInputError(f"{path}: the qrels file is empty")
-    return Qrels(Judgement(q, d, grade) for (q, d), (grade, _) in judgements.items())
+        except InvalidInputError as error:
+            report(error)
+            continue
+        yield place, judgement

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ranklens.data.errors import InvalidInputError
-from ranklens.data.files import Place, atomic_writer, read_lines, shown
+from ranklens.data.files import Place, Report, atomic_writer, read_lines, refuse, shown
 from ranklens.data.records import ScoredDoc, check_id
 
 
@@ -92,37 +92,71 @@ def read_run(path: Path) -> Run:
     a wrong column count, a rank or score that is not a number, NaN, and a document that a query
     lists twice.
     """
-    rows: dict[str, list[tuple[float, float, str]]] = {}
+    rows: dict[str, list[RunLine]] = {}
     seen: dict[tuple[str, str], int] = {}
     tag: str | None = None
-    for place, line in read_lines(path):
+    for place, row in run_lines(path):
+        first = seen.setdefault((row.query_id, row.doc_id), place.line)
+        if first != place.line:
+            raise place.error(
+                f"document {row.doc_id!r} occurs twice for query {row.query_id!r} "
+                f"(first: line {first})"
+            )
+        rows.setdefault(row.query_id, []).append(row)
+        tag = row.tag
+    if tag is None:
+        raise InvalidInputError(f"{path}: the run file is empty")
+    return Run(
+        {
+            query_id: [ScoredDoc(row.doc_id, row.score) for row in sorted(docs, key=_order)]
+            for query_id, docs in rows.items()
+        },
+        tag=tag,
+    )
+
+
+class RunLine(NamedTuple):
+    """A line of a TREC run file."""
+
+    query_id: str
+    doc_id: str
+    rank: float
+    score: float
+    tag: str
+
+
+def _order(row: RunLine) -> tuple[float, float, str]:
+    return -row.score, row.rank, row.doc_id
+
+
+def run_lines(path: Path, report: Report = refuse) -> Iterator[tuple[Place, RunLine]]:
+    """Yield the lines of a run file with their places, also of a document that was there before."""
+    for place, line in read_lines(path, report):
         if line.startswith("#"):
             continue
         # Like trec_eval, which ignores what follows the tag.
         columns = line.split()[:6]
         if len(columns) < 6:
-            raise place.error(
-                "expected 6 columns (query Q0 document rank score tag), "
-                f"got {len(columns)}: {shown(line)}"
+            report(
+                place.error(
+                    "expected 6 columns (query Q0 document rank score tag), "
+                    f"got {len(columns)}: {shown(line)}"
+                )
             )
+            continue
         query_id, _, doc_id, rank, score, tag = columns
-        first = seen.setdefault((query_id, doc_id), place.line)
-        if first != place.line:
-            raise place.error(
-                f"document {doc_id!r} occurs twice for query {query_id!r} (first: line {first})"
+        try:
+            row = RunLine(
+                query_id,
+                doc_id,
+                _number(place, "rank", rank),
+                _number(place, "score", score),
+                tag,
             )
-        rows.setdefault(query_id, []).append(
-            (-_number(place, "score", score), _number(place, "rank", rank), doc_id)
-        )
-    if tag is None:
-        raise InvalidInputError(f"{path}: the run file is empty")
-    return Run(
-        {
-            query_id: [ScoredDoc(doc_id, -negative) for negative, _, doc_id in sorted(docs)]
-            for query_id, docs in rows.items()
-        },
-        tag=tag,
-    )
+        except InvalidInputError as error:
+            report(error)
+            continue
+        yield place, row
 
 
 def _number(place: Place, column: str, text: str) -> float:

@@ -152,7 +152,11 @@ def test_a_described_folder_is_named_after_the_folder(described: Callable[[str],
     ("toml", "error", "message"),
     [
         (TOML + "docz = 1\n", InvalidInputError, r"unknown key 'docz'; the keys are candidates, d"),
-        ('docs = "d.tsv"\nqueries = "q.tsv"\n', InvalidInputError, "the key 'qrels' is missing"),
+        (
+            'docs = "d.tsv"\nqrels = "qrels.txt"\n',
+            InvalidInputError,
+            "the key 'queries' is missing",
+        ),
         (TOML + "name = 3\n", InvalidInputError, "'name' must be a string, got 3"),
         (TOML + 'relevance_level = "2"\n', InvalidInputError, "'relevance_level' must be an int"),
         (TOML + "relevance_level = true\n", InvalidInputError, "must be an integer, got True"),
