@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from ranklens.cli.retrievers import RETRIEVERS
+from ranklens.cli.retrievers import RETRIEVER_FORMS
 from ranklens.cli.specs import RERANKERS
 from ranklens.data.errors import UsageError
 
 
-def _positive(param: typer.CallbackParam, value: int | None) -> int | None:
+def positive(param: typer.CallbackParam, value: int | None) -> int | None:
+    """Refuse a number below 1, by the option's name."""
     if value is not None and value < 1:
         raise UsageError(f"{param.opts[0]} must be at least 1, got {value}")
     return value
@@ -24,7 +25,15 @@ COLLECTION_HELP = (
 )
 
 CollectionArgument = Annotated[str, typer.Argument(metavar="COLLECTION", help=COLLECTION_HELP)]
-RetrieverOption = Annotated[str, typer.Option(help=f"First stage: {', '.join(RETRIEVERS)}.")]
+RetrieverOption = Annotated[str, typer.Option(help=f"First stage: {RETRIEVER_FORMS}.")]
+IndexOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--index",
+        metavar="FOLDER",
+        help="Keep the index there, and use it again when documents and settings are the same.",
+    ),
+]
 FirstStageOption = Annotated[
     str | None,
     typer.Option("--candidates", help="A run file or the collection's name for one; else BM25."),
@@ -64,18 +73,18 @@ DocumentsOption = Annotated[
     ),
 ]
 DepthOption = Annotated[
-    int, typer.Option(callback=_positive, help="Candidates to rerank per query.")
+    int, typer.Option(callback=positive, help="Candidates to rerank per query.")
 ]
-TopOption = Annotated[int, typer.Option("-k", callback=_positive, help="Documents per query.")]
+TopOption = Annotated[int, typer.Option("-k", callback=positive, help="Documents per query.")]
 LimitOption = Annotated[
     int | None,
-    typer.Option(metavar="QUERIES", callback=_positive, help="Use the first QUERIES only."),
+    typer.Option(metavar="QUERIES", callback=positive, help="Use the first QUERIES only."),
 ]
 SampleOption = Annotated[
     int | None,
     typer.Option(
         metavar="DOCUMENTS",
-        callback=_positive,
+        callback=positive,
         help="A quick look: use so many documents, those judged relevant before others.",
     ),
 ]

@@ -39,23 +39,26 @@ def run_pipeline(
     reranker: RerankerSpec,
     *,
     depth: int,
-    retriever: str = "bm25",
+    retriever: RetrieverSpec | None = None,
+    index: Path | None = None,
     candidates: str | None = None,
     limit: int | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Run, or resume, a pipeline in the folder ``out`` and return its metrics.
 
-    ``candidates`` names a run to rerank instead of retrieving; ``limit`` takes the first
-    queries only; ``overwrite`` drops an earlier run, once settings, candidates and model of this
-    one are found to work. Raises PartialError on Ctrl-C, with what is done kept.
+    The first stage is BM25 where no ``retriever`` is given; its index is kept in the folder
+    ``index`` where there is one. ``candidates`` names a run to rerank instead of retrieving;
+    ``limit`` takes the first queries only; ``overwrite`` drops an earlier run, once settings,
+    candidates and model of this one are found to work. Raises PartialError on Ctrl-C, with what
+    is done kept.
     """
     if depth < 1:
         raise UsageError(f"--depth must be at least 1, got {depth}")
     if limit is not None and limit < 1:
         raise UsageError(f"--limit must be at least 1, got {limit}")
     collection.judgements("`ranklens run`")
-    retrieving = RetrieverSpec(retriever)
+    retrieving = retriever or RetrieverSpec()
     queries = list(collection.queries)[:limit]
     warn((*collection.notes, *absent_judged(collection)))
     if len(queries) < len(collection.queries):
@@ -76,7 +79,7 @@ def run_pipeline(
             loaded = _load(reranker) if overwrite else None
             if folder.begin(manifest, overwrite=overwrite):
                 note(f"resuming in {folder.path}")
-            first_stage = _candidates(folder, collection, queries, retrieving, given)
+            first_stage = _candidates(folder, collection, queries, retrieving, index, given)
             return _finish(folder, collection, queries, reranker, loaded, depth, first_stage)
         except KeyboardInterrupt:
             done = len(folder.results())
@@ -99,6 +102,7 @@ def _candidates(
     collection: Collection,
     queries: Sequence[Query],
     retriever: RetrieverSpec,
+    index: Path | None,
     given: Run | None,
 ) -> Run:
     """Return the first stage's run: the folder's, else the given one, else a retrieval."""
@@ -106,7 +110,12 @@ def _candidates(
     if kept is not None:
         return kept
     found = given or retrieve(
-        collection, retriever, RETRIEVAL_DEPTH, queries, remove_query=collection.remove_query
+        collection,
+        retriever,
+        RETRIEVAL_DEPTH,
+        queries,
+        remove_query=collection.remove_query,
+        index=index,
     )
     if given is not None and given.tied_queries:
         warn(

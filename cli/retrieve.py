@@ -28,6 +28,45 @@ def retrieve(
     heap: Annotated[
         str | None, typer.Option(metavar="SIZE", help="lucene: Java's largest heap (2g).")
     ] = None,
+    fusion: Annotated[
+        str | None,
+        typer.Option(
+            help="hybrid: how bm25 and dense become one (rrf); 'wsum(weights=0.3,0.7)', …."
+        ),
+    ] = None,
+    faiss: Annotated[
+        str, typer.Option(help="dense, hybrid: flat (exact), hnsw, ivfpq, sq8 or rabitq.")
+    ] = "flat",
+    pooling: Annotated[
+        str | None,
+        typer.Option(help="dense, hybrid: mean, cls or lasttoken; the model's own if absent."),
+    ] = None,
+    query_prompt: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="dense, hybrid: put before queries; the model's own."),
+    ] = None,
+    passage_prompt: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="dense, hybrid: put before documents; the model's own."),
+    ] = None,
+    normalize: Annotated[
+        bool,
+        typer.Option(
+            "--normalize/--no-normalize", help="dense, hybrid: cosines, or inner products."
+        ),
+    ] = True,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            callback=options.positive, help="dense, hybrid: tokens read; the model's limit."
+        ),
+    ] = None,
+    device: options.DeviceOption = None,
+    dtype: options.DtypeOption = None,
+    index: options.IndexOption = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Build the index of --index anew.")
+    ] = False,
     remove_query: Annotated[
         bool | None,
         typer.Option(
@@ -41,7 +80,9 @@ def retrieve(
 ) -> None:
     """Index a collection, search its queries, write a TREC run.
 
-    lucene is Lucene's own BM25 by Pyserini and Java, in a process of its own.
+    lucene is Lucene's own BM25 by Pyserini and Java, in a process of its own. dense encodes
+    documents by MODEL (minilm-l6) and searches by Faiss; hybrid fuses bm25 and dense. Killed
+    while it encodes, the same command with --index goes on.
 
     Example: ranklens retrieve sample:pydocs -k 100 -o bm25.run
     """
@@ -55,14 +96,37 @@ def retrieve(
     if sample is not None and prebuilt is not None:
         raise UsageError("--sample takes documents from the collection; --prebuilt has its own")
     check_output(output)
-    spec = RetrieverSpec(retriever, k1, b, rm3, multifield, prebuilt, heap)
+    if index is not None and prebuilt is not None:
+        raise UsageError("--prebuilt is an index already; --index would keep one that is built")
+    if overwrite and index is None:
+        raise UsageError("--overwrite is about the index; give --index too")
+    spec = RetrieverSpec.parse(
+        retriever,
+        k1=k1,
+        b=b,
+        rm3=rm3,
+        multifield=multifield,
+        prebuilt=prebuilt,
+        heap=heap,
+        fusion=fusion,
+        faiss=faiss,
+        pooling=pooling,
+        query_prompt=query_prompt,
+        passage_prompt=passage_prompt,
+        normalize=normalize,
+        max_tokens=max_tokens,
+        device=device,
+        dtype=dtype,
+    )
     loaded = load_collection(collection)
     if sample is not None:
         loaded = sampled(loaded, sample)
     warn(loaded.notes)
     remove = loaded.remove_query if remove_query is None else remove_query
     queries = list(loaded.queries)[:limit]
-    found = retrieve_stage(loaded, spec, k, queries, remove_query=remove)
+    found = retrieve_stage(
+        loaded, spec, k, queries, remove_query=remove, index=index, overwrite=overwrite
+    )
     write_run(found, output)
     documents = sum(map(len, found.values()))
     if as_json:

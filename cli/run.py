@@ -9,6 +9,7 @@ import typer
 
 from ranklens.cli import options
 from ranklens.cli.documents import kept_documents
+from ranklens.cli.retrievers import RETRIEVER_FORMS, RetrieverSpec
 from ranklens.cli.specs import DEFAULT_RERANKER, RerankerSpec
 from ranklens.data.errors import UsageError
 
@@ -16,7 +17,10 @@ from ranklens.data.errors import UsageError
 def run(
     collection: options.CollectionArgument,
     out: Annotated[Path, typer.Option(help="The run folder; the same command resumes in it.")],
-    retriever: Annotated[str | None, typer.Option(help="First stage (default bm25).")] = None,
+    retriever: Annotated[
+        str | None, typer.Option(help=f"First stage: {RETRIEVER_FORMS} (default bm25).")
+    ] = None,
+    index: options.IndexOption = None,
     candidates: Annotated[
         str | None, typer.Option(help="Rerank these: a name in the collection, or a run file.")
     ] = None,
@@ -44,6 +48,8 @@ def run(
         raise UsageError("--retriever and --candidates exclude each other; give one")
     if sample is not None and candidates is not None:
         raise UsageError("--candidates are of all documents, --sample is searched; give one")
+    if index is not None and candidates is not None:
+        raise UsageError("--candidates are searched already; --index is of a retriever; give one")
     from ranklens.cli.output import note, print_json, warn
     from ranklens.cli.pipeline import run_pipeline
     from ranklens.cli.report import print_metrics
@@ -61,7 +67,8 @@ def run(
         out,
         spec,
         depth=depth,
-        retriever=retriever or "bm25",
+        retriever=RetrieverSpec.of_run(retriever or "bm25", device),
+        index=index,
         candidates=candidates,
         limit=limit,
         overwrite=overwrite,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ranklens.cli.output import note, warn
 from ranklens.cli.progress import progress
 from ranklens.data.documents import missing_documents
-from ranklens.data.errors import InvalidInputError
+from ranklens.data.errors import InvalidInputError, PartialError
 from ranklens.data.records import Document, Query, ScoredDoc
 from ranklens.data.runs import Run
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ranklens.data.collection import Collection
     from ranklens.rerank.attention_reranker import AttentionReranker
     from ranklens.rerank.base import Ranking
+    from ranklens.retrieval.base import Retriever
 
 
 def retrieve(
@@ -27,15 +29,17 @@ def retrieve(
     queries: Sequence[Query],
     *,
     remove_query: bool = False,
+    index: Path | None = None,
+    overwrite: bool = False,
 ) -> Run:
     """Index the collection and search it; InvalidInputError when no query finds anything.
 
-    ``remove_query`` leaves out documents with the query's own id.
+    ``remove_query`` leaves out documents with the query's own id. The index is kept in the folder
+    ``index`` and used again, or built anew with ``overwrite``; without one it goes with the call.
     """
     with contextlib.closing(retriever.build()) as engine:
         if retriever.prebuilt is None:
-            note(f"indexing {collection.name}")
-            engine.index(collection.documents)
+            _index(engine, collection, index, overwrite)
         note(f"searching {len(queries)} queries, top {k}")
         # One more than asked for, where the query itself may be among them.
         found = engine.search(queries, k + remove_query)
@@ -50,6 +54,25 @@ def retrieve(
     if empty:
         warn([f"{len(empty)} queries find no document (first: {empty[0].id!r})"])
     return found
+
+
+def _index(engine: Retriever, collection: Collection, folder: Path | None, overwrite: bool) -> None:
+    from ranklens.retrieval.index_folder import open_index
+
+    if folder is None:
+        note(f"indexing {collection.name}")
+        engine.index(collection.documents)
+        return
+    try:
+        opened = open_index(engine, folder, collection.documents, overwrite=overwrite)
+    except KeyboardInterrupt:
+        if not engine.resumes:
+            raise
+        raise PartialError(
+            f"interrupted; what is encoded is kept, and the same command goes on ({folder})"
+        ) from None
+    how = "built" if opened.built else "used again"
+    note(f"index {folder}: {opened.facts['documents']} documents, {how}")
 
 
 def without_queries(run: Run, k: int | None = None) -> Run:

@@ -24,6 +24,14 @@ _TOLD = 256
 """Texts between two reports of progress; they are of one length, nearly."""
 
 
+def check_pooling(text: str) -> Pooling:
+    """Return a pooling by name; UsageError for an unknown one, with the list."""
+    for known in POOLINGS:
+        if text == known:
+            return known
+    raise UsageError(f"unknown pooling {text!r}; choose {', '.join(POOLINGS)}")
+
+
 class Encoder:
     """A model that turns texts into vectors, loaded when it is first needed.
 
@@ -52,8 +60,8 @@ class Encoder:
         dtype: str | None = None,
         batch: int = 32,
     ) -> None:
-        if pooling is not None and pooling not in POOLINGS:
-            raise UsageError(f"unknown pooling {pooling!r}; choose {', '.join(POOLINGS)}")
+        if pooling is not None:
+            check_pooling(pooling)
         if max_tokens is not None and max_tokens < 1:
             raise UsageError(f"max_tokens must be at least 1, got {max_tokens}")
         if batch < 1:

@@ -142,8 +142,8 @@ class VectorIndex:
             part = np.ascontiguousarray(queries[start : start + _QUERIES])
             for query, rows in zip(part, self._candidates(part, k), strict=True):
                 rows = rows[rows >= 0]
-                # One query's candidates after the other: the same products for every kind.
-                scores = self._shards.take(rows) @ query
+                # Row by row: a matrix product rounds by how many rows there are.
+                scores = np.einsum("rd,d->r", self._shards.take(rows), query)
                 best = np.lexsort((rows, -scores))[:k]
                 found.append((rows[best], scores[best]))
         return found

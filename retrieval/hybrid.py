@@ -31,17 +31,13 @@ class HybridRetriever:
         self.parts, self.fusion = dict(parts), fusion or Fusion()
         if len(self.parts) < 2:
             raise UsageError("a hybrid takes at least two retrievers")
+        self.resumes = any(part.resumes for part in self.parts.values())
         weights = self.fusion.weights
         if weights is not None and len(weights) != len(self.parts):
             raise UsageError(
                 f"{self.fusion} has {len(weights)} weights for {len(self.parts)} retrievers "
                 f"({', '.join(self.parts)})"
             )
-
-    @property
-    def resumes(self) -> bool:
-        """Whether one of the parts goes on with what an interrupted build left."""
-        return any(part.resumes for part in self.parts.values())
 
     def index(self, documents: Iterable[Document]) -> None:
         """Index documents with every part; an iterator is held for that."""
