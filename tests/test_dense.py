@@ -42,7 +42,7 @@ QUERIES = [Query("q1", "bake bread in the oven"), Query("q2", "warm soil for tom
 
 
 def vectors(count: int, dimension: int = 16, seed: int = 0) -> Vectors:
-    """Return clustered vectors, of several lengths."""
+    """Return vectors around 40 centres, of several lengths."""
     draw = np.random.default_rng(seed)
     centres = draw.normal(size=(40, dimension))
     near = centres[draw.integers(0, 40, count)] + 0.3 * draw.normal(size=(count, dimension))
@@ -94,7 +94,8 @@ def test_exact_search_is_the_sorted_products(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "flat"])
 def test_an_approximate_index_scores_what_it_finds_exactly(tmp_path: Path, kind: Kind) -> None:
     """Where it finds a document, its score is flat's to the last bit; and it finds most."""
-    rows, queries = vectors(2000), vectors(50, seed=1)
+    both = vectors(2050, dimension=64)
+    rows, queries = both[:2000], both[2000:]
     folder = written(tmp_path / "i", rows)
     write_index(folder, kind)
     exact = VectorIndex(folder, "flat").search(queries, 10)
