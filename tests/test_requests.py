@@ -10,7 +10,7 @@ from ranklens.data.load import load_collection
 from ranklens.data.records import Document, Query, ScoredDoc
 
 CATS = {"title": "Cats", "text": "purr"}
-REQUESTS = [
+REQUESTS: list[dict[str, Any]] = [
     {
         "query": {"text": " what purrs", "qid": 1},
         "candidates": [
