@@ -21,6 +21,7 @@ from ranklens.cli import (
     find,
     heads,
     models,
+    reproduce,
     rerank,
     retrieve,
     run,
@@ -59,6 +60,7 @@ app.command()(run.run)
 app.command()(retrieve.retrieve)
 app.command()(rerank.rerank)
 app.command()(evaluate.evaluate)
+app.command()(reproduce.reproduce)
 app.command()(explain.explain)
 app.command()(find.find)
 app.command()(calibrate.calibrate)
