@@ -80,7 +80,12 @@ def _spec(row: ReferenceRow) -> RetrieverSpec | None:
             f"row {row.name!r}: the retriever has no option {unknown[0]!r}; "
             f"it has {', '.join(sorted(known))}"
         )
-    return RetrieverSpec(row.retriever, **row.options)
+    try:
+        return RetrieverSpec(row.retriever, **row.options)
+    except TypeError as error:
+        raise InvalidInputError(
+            f"row {row.name!r}: the options {dict(row.options)} are of a wrong kind ({error})"
+        ) from None
 
 
 def _find(row: ReferenceRow, folders: Path | None) -> Collection:

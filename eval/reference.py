@@ -127,18 +127,17 @@ _CONDITION_KEYS = {
 
 
 class _Table:
-    """A mapping of a YAML file, and where it stands for errors."""
+    """A mapping of a YAML file, and where it stands for errors; without ``keys`` any are right."""
 
-    def __init__(self, where: str, content: object, keys: set[str]) -> None:
+    def __init__(self, where: str, content: object, keys: set[str] | None) -> None:
         self.where = where
         if not isinstance(content, dict):
             raise InvalidInputError(f"{where}: expected a table, got {shown(content)}")
         self._content = content
-        unknown = [key for key in content if key not in keys]
+        unknown = [] if keys is None else [key for key in content if key not in keys]
         if unknown:
-            raise InvalidInputError(
-                f"{where}: unknown key {unknown[0]!r}; the keys are {', '.join(sorted(keys))}"
-            )
+            known = ", ".join(sorted(keys or ()))
+            raise InvalidInputError(f"{where}: unknown key {unknown[0]!r}; the keys are {known}")
 
     def get(self, key: str, kind: type, default: Any = None) -> Any:
         """Return a value of this kind; without a default it must be there."""
@@ -188,7 +187,7 @@ def _rows(
         row_name = f"{name}/{set_name}"
         if set_name not in sets:
             raise InvalidInputError(f"{path}: row {row_name!r}: there is no set {set_name!r}")
-        table = _Table(f"{path}: row {row_name!r}", values, set(values) if values else set())
+        table = _Table(f"{path}: row {row_name!r}", values, None)
         if not values:
             raise InvalidInputError(f"{table.where}: no measure is expected")
         yield ReferenceRow(
