@@ -22,6 +22,7 @@ from ranklens.cli import (
     find,
     heads,
     models,
+    reproduce,
     rerank,
     retrieve,
     run,
@@ -60,6 +61,7 @@ app.command()(run.run)
 app.command()(retrieve.retrieve)
 app.command()(rerank.rerank)
 app.command()(evaluate.evaluate)
+app.command()(reproduce.reproduce)
 app.command()(explain.explain)
 app.command()(find.find)
 app.command()(calibrate.calibrate)

@@ -7,6 +7,7 @@ only under the name that the dataset gives them.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,9 @@ _LONGEST = 200
 
 def way_out(error: BaseException) -> str:
     """Say why ir_datasets could not get a file and, where it can be told, what to put where."""
-    why = str(error) if len(str(error)) <= _LONGEST else f"{str(error)[:_LONGEST]}…"
+    # Where several sources failed, their errors follow; they were logged as they came.
+    why = str(error.args[0] if isinstance(error, RuntimeError) and error.args else error)
+    why = why if len(why) <= _LONGEST else f"{why[:_LONGEST]}…"
     download = _failed_download(error)
     if download is None:
         return why
@@ -58,6 +61,9 @@ def _failed_download(error: BaseException) -> Any:
 @contextmanager
 def no_fetching() -> Iterator[None]:
     """Let ir_datasets use what is on the disk only; what it would fetch fails, and quietly."""
+    if importlib.util.find_spec("ir_datasets") is None:
+        yield
+        return
     from ir_datasets import lazy_libs
 
     # Every request of ir_datasets is made by what this function returns.
