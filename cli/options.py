@@ -12,7 +12,8 @@ from ranklens.cli.specs import RERANKERS
 from ranklens.data.errors import UsageError
 
 
-def _positive(param: typer.CallbackParam, value: int | None) -> int | None:
+def positive(param: typer.CallbackParam, value: int | None) -> int | None:
+    """Return an option's value; UsageError for one below 1."""
     if value is not None and value < 1:
         raise UsageError(f"{param.opts[0]} must be at least 1, got {value}")
     return value
@@ -63,12 +64,12 @@ DocumentsOption = Annotated[
     ),
 ]
 DepthOption = Annotated[
-    int, typer.Option(callback=_positive, help="Candidates to rerank per query.")
+    int, typer.Option(callback=positive, help="Candidates to rerank per query.")
 ]
-TopOption = Annotated[int, typer.Option("-k", callback=_positive, help="Documents per query.")]
+TopOption = Annotated[int, typer.Option("-k", callback=positive, help="Documents per query.")]
 LimitOption = Annotated[
     int | None,
-    typer.Option(metavar="QUERIES", callback=_positive, help="Use the first QUERIES only."),
+    typer.Option(metavar="QUERIES", callback=positive, help="Use the first QUERIES only."),
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; chosen if absent.")]
 DtypeOption = Annotated[
