@@ -51,7 +51,7 @@ PassagesOption = Annotated[
     typer.Option(
         "--passages",
         metavar="HOW[:TOKENS]",
-        help="Split long documents: max or sum of their passages' scores (256 tokens each).",
+        help="Split long documents (256 tokens a passage): max or sum of the scores, or first.",
     ),
 ]
 DocumentsOption = Annotated[
