@@ -39,7 +39,7 @@ def evaluate(
     from ranklens.eval.measures import default_measures
     from ranklens.eval.measures import evaluate as evaluate_run
 
-    judged, level, notes = _load_qrels(qrels)
+    judged, level, notes = load_qrels(qrels)
     measures = measure or default_measures(level)
     results = [(path, evaluate_run(judged, read_run(path), measures)) for path in runs]
     warnings = [
@@ -54,7 +54,7 @@ def evaluate(
     _print(results, measures, per_query)
 
 
-def _load_qrels(spec: str) -> tuple[Qrels, int, tuple[str, ...]]:
+def load_qrels(spec: str) -> tuple[Qrels, int, tuple[str, ...]]:
     """Return judgements, the grade from which they count as relevant, and what to tell the user."""
     path = Path(spec).expanduser()
     requests = path.name.removesuffix(".gz").endswith(".jsonl")

@@ -20,6 +20,7 @@ from ranklens.cli import (
     evaluate,
     explain,
     find,
+    fuse,
     heads,
     models,
     reproduce,
@@ -59,6 +60,7 @@ def _options(
 app.command()(demo.demo)
 app.command()(run.run)
 app.command()(retrieve.retrieve)
+app.command()(fuse.fuse)
 app.command()(rerank.rerank)
 app.command()(evaluate.evaluate)
 app.command()(reproduce.reproduce)

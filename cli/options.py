@@ -13,7 +13,7 @@ from ranklens.data.errors import UsageError
 
 
 def positive(param: typer.CallbackParam, value: int | None) -> int | None:
-    """Refuse a number below 1, by the option's name."""
+    """Return an option's value; UsageError for one below 1."""
     if value is not None and value < 1:
         raise UsageError(f"{param.opts[0]} must be at least 1, got {value}")
     return value
@@ -60,7 +60,7 @@ PassagesOption = Annotated[
     typer.Option(
         "--passages",
         metavar="HOW[:TOKENS]",
-        help="Split long documents: max or sum of their passages' scores (256 tokens each).",
+        help="Split long documents (256 tokens a passage): max or sum of the scores, or first.",
     ),
 ]
 DocumentsOption = Annotated[

@@ -13,10 +13,10 @@ from ranklens.data.errors import InvalidInputError, UsageError
 if TYPE_CHECKING:
     from ranklens.cli.documents import KeptDocuments
     from ranklens.data.collection import Collection
+    from ranklens.data.parts import Passages
     from ranklens.data.records import Query
     from ranklens.data.runs import Run
     from ranklens.rerank.attention_reranker import AttentionReranker
-    from ranklens.rerank.passages import Passages
 
 RERANKERS = ("attention",)
 LONG_LISTS = ("refuse", "anchors")
@@ -121,24 +121,25 @@ class RerankerSpec:
 
 
 def parse_passages(text: str | None) -> Passages | None:
-    """Read ``max`` or ``sum``, with a passage's tokens after a colon (``max:128``).
+    """Read ``max``, ``sum`` or ``first``, with a passage's tokens after a colon (``max:128``).
 
     Neighbours share a quarter of their tokens. Raises UsageError for anything else.
     """
     if text is None:
         return None
-    from ranklens.rerank.passages import Passages
+    from ranklens.data.parts import COMBINE, Passages
 
     how, colon, size = text.partition(":")
     whole = Passages()
-    tokens = whole.tokens
+    tokens = whole.size
     if colon:
         tokens = int(size) if size.isascii() and size.isdecimal() else 0
-    if how not in ("max", "sum") or tokens < 1:
-        raise UsageError(f"--passages is {text!r}; expected max, sum, max:TOKENS or sum:TOKENS")
-    return dataclasses.replace(
-        whole, tokens=tokens, overlap=tokens // 4, combine="max" if how == "max" else "sum"
-    )
+    known = {name: name for name in COMBINE}
+    if how not in known or tokens < 1:
+        raise UsageError(
+            f"--passages is {text!r}; expected max, sum or first, with a size as max:TOKENS"
+        )
+    return dataclasses.replace(whole, size=tokens, overlap=tokens // 4, combine=known[how])
 
 
 def pull_model(model: str) -> Path:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ranklens.data.errors import InvalidInputError
 from ranklens.data.models import ResolvedModel, resolve
+from ranklens.data.parts import Parts, Passages, combine, split
 from ranklens.data.records import Document, Query
 from ranklens.rerank.backoff import Reading, read_in_pieces
 from ranklens.rerank.base import Ranking, checked_request
@@ -20,7 +21,7 @@ from ranklens.rerank.frames import frame_of
 from ranklens.rerank.long_lists import Dealt, LongLists, lay_out, merge
 from ranklens.rerank.many import Throughput, ranked_in_windows
 from ranklens.rerank.origin import doubts
-from ranklens.rerank.passages import Parts, Passages, combine, split, unlimited
+from ranklens.rerank.passages import unlimited
 from ranklens.rerank.pieces import PieceTokenizer
 from ranklens.rerank.profile import Profile
 from ranklens.rerank.profile_file import default_profile, load_profile
@@ -294,9 +295,14 @@ class AttentionReranker:
 
 
 def _tokens_cut(prepared: Prepared) -> list[int]:
-    """Return the tokens cut of each document: all its passages', in the prompt that cut most."""
+    """Return the tokens cut of each document, with those of passages that were not read.
+
+    Those of a passage are counted in the prompt that cut most.
+    """
     cut = [0] * len(prepared.parts.passages)
     for prompt, (layout, *_) in zip(prepared.dealt.prompts, prepared.layouts, strict=True):
         for place, tokens in zip(prompt, layout.tokens_cut, strict=True):
             cut[place] = max(cut[place], tokens)
-    return [int(total) for total in combine(cut, prepared.parts, "sum")]
+    unread = prepared.parts.unread or [0] * len(prepared.records)
+    totals = combine(cut, prepared.parts, "sum")
+    return [int(total) + rest for total, rest in zip(totals, unread, strict=True)]

@@ -158,14 +158,15 @@ class Fusion:
                     f"run {run.tag!r}, query {query_id!r}: the highest score is {docs[0].score:g}, "
                     "and the norm max takes one above 0; use min-max"
                 )
-            # A query without a document would make z-score lose others.
             if docs:
                 rankings[_key(place)] = {
                     _key(numbers[place][doc.doc_id]): float(-rank if by_rank else doc.score)
                     for rank, doc in enumerate(docs)
                 }
-        found = ranx.Run(rankings) if rankings else ranx.Run()
-        if rankings and self.norm is not None:
+        # Queries without a document come in last: z-score would lose others for them. A run
+        # without any needs one meanwhile, which goes again as it is none of these.
+        found = ranx.Run(rankings or {"none": {_key(0): 1.0}})
+        if self.norm is not None:
             found = ranx.normalize(found, _NORMS[self.norm])
         every = {_key(place): {_key(0): 1} for place in range(len(queries))}
         return found.make_comparable(ranx.Qrels(every))
@@ -279,7 +280,7 @@ def optimise(
     return Fusion(method, start.norm, tuple(round(float(w), 3) for w in best["weights"]))
 
 
-def check_runs(runs: Sequence[Run], weights: Sequence[float] | None = None) -> None:
+def check_runs(runs: Sequence[object], weights: Sequence[float] | None = None) -> None:
     """Raise UsageError for less than two runs, or another number of weights than of runs."""
     if len(runs) < 2:
         raise UsageError(f"fusing takes at least two runs, got {len(runs)}")

@@ -12,10 +12,10 @@ import pytest
 
 from ranklens import AttentionReranker, Document
 from ranklens.data.errors import InvalidInputError, UsageError
+from ranklens.data.parts import Parts, Passages, combine, split
 from ranklens.data.passages import count_words, sentences, split_passages
 from ranklens.rerank.engine import AttentionEngine
 from ranklens.rerank.long_lists import LongLists
-from ranklens.rerank.passages import Parts, Passages, combine, split
 from ranklens.rerank.profile_file import load_profile
 
 MakeModel = Callable[..., Path]
@@ -122,6 +122,35 @@ def test_combining() -> None:
     assert combine([1.0, -2.0, 0.5, 3.0], parts, "max") == [1.0, 0.5, 3.0]
     assert combine([1.0, -2.0, 0.5, 3.0], parts, "sum") == [1.0, -1.5, 3.0]
     assert combine([1, 2, 3, 4], parts, "max") == [1.0, 3.0, 4.0]
+    assert combine([1.0, -2.0, 0.5, 3.0], parts, "first") == [1.0, -2.0, 3.0]
+
+
+def test_first_leaves_the_rest_unread() -> None:
+    documents = [Document("s", " short "), Document("l", " One two. Three four. Five."),
+                 Document("e", "")]  # fmt: skip
+    parts = split(documents, Passages(3, 2, "first"))
+    assert [p.text for p in parts.passages] == [" short ", "One two.", ""]
+    assert list(parts.owners) == [0, 1, 2]
+    assert list(parts.unread) == [0, 3, 0]
+    assert split(documents, Passages(3, 2)).unread == []
+
+
+def test_first_ranks_by_the_first_passages_and_counts_the_rest_as_cut(
+    tiny_model: MakeModel,
+) -> None:
+    engine = AttentionEngine.from_pretrained(tiny_model(), device="cpu", dtype="float32")
+    text = "Paris is the capital. Berlin is not. " * 4
+    documents = [Document("long", text), Document("short", "A cell.")]
+    reranker = AttentionReranker(engine, ICR, passages=Passages(40, 10, "first"))
+    tokens = reranker._pieces.text
+    (first, end), *_ = split_passages(text, 40, 10, lambda part: len(tokens(part)))
+    plain = AttentionReranker(engine, ICR)
+    alone = plain.rank("b", [Document("long", text[first:end]), documents[1]])
+    found = reranker.rank("b", documents)
+    assert [(r.id, r.score) for r in found] == [(r.id, r.score) for r in alone]
+    cut = {r.id: r.tokens_cut for r in found}
+    assert cut == {"long": len(tokens(text[end:])), "short": 0}
+    assert cut["long"] > 0
 
 
 def test_a_document_scores_as_its_passages(tiny_model: MakeModel) -> None:
@@ -177,5 +206,5 @@ def test_passages_are_not_shortened_by_the_profile(tiny_model: MakeModel) -> Non
     for profile in (ICR, limited):
         (found,) = AttentionReranker(engine, profile, passages=Passages(40, 0)).rank("b", [code])
         assert found.tokens_cut == 0
-    with pytest.raises(UsageError, match="'max' or 'sum', got 'mean'"):
+    with pytest.raises(UsageError, match="'max', 'sum' or 'first', got 'mean'"):
         Passages(combine="mean")  # type: ignore[arg-type]

@@ -10,8 +10,8 @@ import pytest
 
 from ranklens import AttentionReranker, Document, Query
 from ranklens.data.errors import InvalidInputError, UsageError
+from ranklens.data.parts import Passages
 from ranklens.rerank.many import Request, Throughput
-from ranklens.rerank.passages import Passages
 from ranklens.rerank.prompt import PromptLayout
 
 MakeModel = Callable[..., Path]
