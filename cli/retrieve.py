@@ -28,6 +28,13 @@ def retrieve(
     heap: Annotated[
         str | None, typer.Option(metavar="SIZE", help="lucene: Java's largest heap (2g).")
     ] = None,
+    passages: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOW[:WORDS]",
+            help="Index passages of long documents: max or sum of their scores, or first.",
+        ),
+    ] = None,
     fusion: Annotated[
         str | None,
         typer.Option(
@@ -108,6 +115,7 @@ def retrieve(
         multifield=multifield,
         prebuilt=prebuilt,
         heap=heap,
+        passages=passages,
         fusion=fusion,
         faiss=faiss,
         pooling=pooling,

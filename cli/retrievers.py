@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from ranklens.cli.specs import parse_passages, pull_model
 from ranklens.data.errors import UsageError
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class RetrieverSpec:
     multifield: bool = False
     prebuilt: str | None = None
     heap: str | None = None
+    passages: str | None = None
     fusion: str | None = None
     faiss: str = "flat"
     pooling: str | None = None
@@ -83,6 +85,9 @@ class RetrieverSpec:
                 option = _SPELLED.get(field.name, f"--{field.name.replace('_', '-')}")
                 raise UsageError(f"{option} needs --retriever {' or '.join(owners)}")
         check_bm25(self.k1, self.b)
+        parse_passages(self.passages)
+        if self.passages is not None and self.prebuilt is not None:
+            raise UsageError("--passages says how to index; --prebuilt is an index already")
         if self.multifield and self.prebuilt is not None:
             raise UsageError("--multifield says how to index; --prebuilt is an index already")
         if self.name in _ENCODED:
@@ -110,9 +115,31 @@ class RetrieverSpec:
 
     def build(self) -> Retriever:
         """Return the retriever; raises as it does."""
-        if self.name == "dense":
+        if self.name != "hybrid":
+            return self._split(self._single(self.name))
+        from ranklens.data.extras import require
+        from ranklens.retrieval.fusion import Fusion
+        from ranklens.retrieval.hybrid import HybridRetriever
+
+        # Found out before hours of encoding.
+        require("hybrid", "ranx")
+        fusion = None if self.fusion is None else Fusion.parse(self.fusion)
+        parts = {name: self._split(self._single(name)) for name in ("bm25", "dense")}
+        return HybridRetriever(parts, fusion)
+
+    def _split(self, retriever: Retriever) -> Retriever:
+        """Return the retriever over passages, where these are asked for."""
+        passages = parse_passages(self.passages)
+        if passages is None:
+            return retriever
+        from ranklens.retrieval.passages import PassageRetriever
+
+        return PassageRetriever(retriever, passages)
+
+    def _single(self, name: str) -> Retriever:
+        if name == "dense":
             return self._dense()
-        if self.name == "lucene":
+        if name == "lucene":
             from ranklens.retrieval.lucene import LuceneRetriever
 
             return LuceneRetriever(
@@ -125,22 +152,11 @@ class RetrieverSpec:
             )
         from ranklens.retrieval.bm25 import BM25Retriever
 
-        bm25 = BM25Retriever(k1=self.k1, b=self.b)
-        if self.name == "bm25":
-            return bm25
-        from ranklens.data.extras import require
-        from ranklens.retrieval.fusion import Fusion
-        from ranklens.retrieval.hybrid import HybridRetriever
-
-        # Found out before hours of encoding.
-        require("hybrid", "ranx")
-        fusion = None if self.fusion is None else Fusion.parse(self.fusion)
-        return HybridRetriever({"bm25": bm25, "dense": self._dense()}, fusion)
+        return BM25Retriever(k1=self.k1, b=self.b)
 
     def _dense(self) -> DenseRetriever:
         from ranklens.cli.output import note
         from ranklens.cli.progress import progress
-        from ranklens.cli.specs import pull_model
         from ranklens.retrieval.dense import DenseRetriever
         from ranklens.retrieval.encoder import Encoder, check_pooling
 
@@ -174,6 +190,8 @@ class RetrieverSpec:
                 "query_prompt": self.query_prompt,
                 "encoder": dense.settings(),
             }
+        if self.passages is not None:
+            found["passages"] = self.passages
         if self.name == "hybrid":
             from ranklens.retrieval.fusion import Fusion
 

@@ -121,9 +121,10 @@ class RerankerSpec:
 
 
 def parse_passages(text: str | None) -> Passages | None:
-    """Read ``max``, ``sum`` or ``first``, with a passage's tokens after a colon (``max:128``).
+    """Read ``max``, ``sum`` or ``first``, with a passage's size after a colon (``max:128``).
 
-    Neighbours share a quarter of their tokens. Raises UsageError for anything else.
+    The size is the reranker's tokens or a retriever's words; neighbours share a quarter of it.
+    Raises UsageError for anything else.
     """
     if text is None:
         return None
@@ -131,15 +132,15 @@ def parse_passages(text: str | None) -> Passages | None:
 
     how, colon, size = text.partition(":")
     whole = Passages()
-    tokens = whole.size
+    most = whole.size
     if colon:
-        tokens = int(size) if size.isascii() and size.isdecimal() else 0
+        most = int(size) if size.isascii() and size.isdecimal() else 0
     known = {name: name for name in COMBINE}
-    if how not in known or tokens < 1:
+    if how not in known or most < 1:
         raise UsageError(
-            f"--passages is {text!r}; expected max, sum or first, with a size as max:TOKENS"
+            f"--passages is {text!r}; expected max, sum or first, with a size as max:128"
         )
-    return dataclasses.replace(whole, size=tokens, overlap=tokens // 4, combine=known[how])
+    return dataclasses.replace(whole, size=most, overlap=most // 4, combine=known[how])
 
 
 def pull_model(model: str) -> Path:

@@ -128,7 +128,7 @@ def _replaceable(folder: Path) -> bool:
 def _checked(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     manifest = read_manifest(folder)
     differing = [
-        f"{name} is {_short(there)}, wanted is {_short(asked)}"
+        f"{name}: {_short(there)} there, {_short(asked)} wanted"
         for name, there, asked in _differences(manifest, wanted)
     ]
     if differing:
@@ -142,9 +142,12 @@ def _checked(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
 def _differences(
     manifest: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any, Any]]:
-    if manifest.get("documents") != wanted["documents"]:
-        yield "the collection's documents", manifest.get("documents"), wanted["documents"]
     there, asked = manifest.get("settings", {}), wanted["settings"]
+    if there.get("retriever") != asked["retriever"]:
+        yield "retriever", there.get("retriever"), asked["retriever"]
+        return
+    if manifest.get("documents") != wanted["documents"]:
+        yield "documents", manifest.get("documents"), wanted["documents"]
     for name in sorted({*there, *asked}):
         if there.get(name) != asked.get(name):
             yield name, there.get(name), asked.get(name)

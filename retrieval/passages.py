@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 from ranklens.data.errors import UsageError
 from ranklens.data.parts import Passages, combined, passages_of
@@ -30,6 +32,7 @@ class PassageRetriever:
     def __init__(self, inner: Retriever, passages: Passages) -> None:
         self.inner = inner
         self.passages = passages
+        self.resumes = inner.resumes
 
     def index(self, documents: Iterable[Document]) -> None:
         """Index the passages of documents; raises as the inner retriever.
@@ -38,6 +41,23 @@ class PassageRetriever:
         """
         split = _Split(documents, self.passages)
         self.inner.index(iter(split) if isinstance(documents, Iterator) else split)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what the inner index depends on, and the sizes of passages."""
+        # An index of first passages is another one; max and sum are told apart in the search.
+        first = self.passages.combine == "first"
+        split = {"size": self.passages.size, "overlap": self.passages.overlap, "first": first}
+        return {**self.inner.settings(), "passages": split}
+
+    def build(self, documents: Iterable[Document], folder: Path) -> dict[str, Any]:
+        """Write the inner retriever's index of passages; the facts count both."""
+        split = _Split(documents, self.passages)
+        facts = self.inner.build(iter(split) if isinstance(documents, Iterator) else split, folder)
+        return {**facts, "passages": facts["documents"], "documents": split.documents}
+
+    def open(self, folder: Path) -> None:
+        """Use the index that ``build`` wrote."""
+        self.inner.open(folder)
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return up to ``k`` documents per query, best first, equal ones by id.
@@ -88,8 +108,12 @@ class _Split:
     def __init__(self, documents: Iterable[Document], passages: Passages) -> None:
         self._documents = documents
         self._passages = passages
+        self.documents = 0
+        """Documents that the last reading met."""
 
     def __iter__(self) -> Iterator[Document]:
+        self.documents = 0
         for document in self._documents:
+            self.documents += 1
             for number, passage in enumerate(passages_of(document, self._passages)):
                 yield dataclasses.replace(passage, id=f"{number}:{document.id}")
