@@ -88,11 +88,17 @@ def validate(
     findings = collected.all()
     errors = sum(one.level == "error" for one in findings)
     code = InvalidInputError.exit_code if errors else 0
+    summary = (
+        f"{name}: {found.documents:,} documents, {found.queries:,} queries, "
+        f"{sum(found.judgements.values()):,} judgements; {errors} kinds of errors, "
+        f"{len(findings) - errors} of warnings"
+    )
     if as_json:
         print_json(
             {
                 "status": "error" if errors else "ok",
                 "exit_code": code,
+                "message": summary,
                 "collection": name,
                 **_as_json(found),
                 "findings": [dataclasses.asdict(one) for one in findings],
@@ -110,11 +116,7 @@ def validate(
                 ],
                 text_columns=4,
             )
-        note(
-            f"{name}: {found.documents:,} documents, {found.queries:,} queries, "
-            f"{sum(found.judgements.values()):,} judgements; {errors} kinds of errors, "
-            f"{len(findings) - errors} of warnings"
-        )
+        note(summary)
     if code:
         raise typer.Exit(code)
 
@@ -140,6 +142,7 @@ def _print(name: str, found: Inspection) -> None:
         ["  with a title", _share(found.titles, total)],
         ["  empty", _share(found.empty, total)],
         ["  identical to one before", _share(found.identical, total)],
+        ["  with the id of a query", _share(found.query_ids, total)],
         ["queries", f"{found.queries:,}"],
     ]
     if found.judgements:
