@@ -116,6 +116,20 @@ def validate(
                 ],
                 text_columns=4,
             )
+        if found.runs:
+            print_table(
+                "runs",
+                ["run", "queries", "documents", *(f"depth {name}" for name in _SPREAD)],
+                [
+                    [
+                        run.name,
+                        f"{run.queries:,}",
+                        f"{run.documents:,}",
+                        *(_numbers(run.depth) if run.depth else [""] * len(_SPREAD)),
+                    ]
+                    for run in found.runs
+                ],
+            )
         note(summary)
     if code:
         raise typer.Exit(code)
