@@ -119,7 +119,7 @@ def validate(
         if found.runs:
             print_table(
                 "runs",
-                ["run", "queries", "documents", *(f"depth {name}" for name in _SPREAD)],
+                ["run", "queries", "documents", *(f"depth {one}" for one in _SPREAD)],
                 [
                     [
                         run.name,
