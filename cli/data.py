@@ -88,11 +88,17 @@ def validate(
     findings = collected.all()
     errors = sum(one.level == "error" for one in findings)
     code = InvalidInputError.exit_code if errors else 0
+    summary = (
+        f"{name}: {found.documents:,} documents, {found.queries:,} queries, "
+        f"{sum(found.judgements.values()):,} judgements; {errors} kinds of errors, "
+        f"{len(findings) - errors} of warnings"
+    )
     if as_json:
         print_json(
             {
                 "status": "error" if errors else "ok",
                 "exit_code": code,
+                "message": summary,
                 "collection": name,
                 **_as_json(found),
                 "findings": [dataclasses.asdict(one) for one in findings],
@@ -110,11 +116,21 @@ def validate(
                 ],
                 text_columns=4,
             )
-        note(
-            f"{name}: {found.documents:,} documents, {found.queries:,} queries, "
-            f"{sum(found.judgements.values()):,} judgements; {errors} kinds of errors, "
-            f"{len(findings) - errors} of warnings"
-        )
+        if found.runs:
+            print_table(
+                "runs",
+                ["run", "queries", "documents", *(f"depth {one}" for one in _SPREAD)],
+                [
+                    [
+                        run.name,
+                        f"{run.queries:,}",
+                        f"{run.documents:,}",
+                        *(_numbers(run.depth) if run.depth else [""] * len(_SPREAD)),
+                    ]
+                    for run in found.runs
+                ],
+            )
+        note(summary)
     if code:
         raise typer.Exit(code)
 
@@ -140,6 +156,7 @@ def _print(name: str, found: Inspection) -> None:
         ["  with a title", _share(found.titles, total)],
         ["  empty", _share(found.empty, total)],
         ["  identical to one before", _share(found.identical, total)],
+        ["  with the id of a query", _share(found.query_ids, total)],
         ["queries", f"{found.queries:,}"],
     ]
     if found.judgements:

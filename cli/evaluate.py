@@ -57,6 +57,7 @@ def evaluate(
 def load_qrels(spec: str) -> tuple[Qrels, int, tuple[str, ...]]:
     """Return judgements, the grade from which they count as relevant, and what to tell the user."""
     path = Path(spec).expanduser()
+    # Of files, these are collections.
     requests = path.name.removesuffix(".gz").endswith(".jsonl")
     if path.is_file() and not requests:
         from ranklens.data.qrels import read_qrels

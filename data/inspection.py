@@ -60,8 +60,9 @@ class RunFacts:
 class Inspection:
     """Counts of a collection. Lengths are in words, split on white space.
 
-    ``identical`` counts documents with title and text of one before; ``judgements`` maps grade
-    to count; ``judged_present`` is how many of ``judged_documents`` are in the corpus.
+    ``identical`` counts documents with title and text of one before, ``query_ids`` those whose id
+    is a query's; ``judgements`` maps grade to count; ``judged_present`` is how many of
+    ``judged_documents`` are in the corpus.
     """
 
     documents: int
@@ -69,6 +70,7 @@ class Inspection:
     titles: int
     empty: int
     identical: int
+    query_ids: int
     queries: int
     query_words: Spread | None
     judgements: Mapping[int, int]
@@ -108,8 +110,11 @@ def inspect(sources: Sources, findings: Findings) -> Inspection:
     for doc_id in absent:
         findings.add("warning", "qrels", "judged documents that are not there", repr(doc_id))
     without = _judged_queries(sources, queries, judgements, findings)
+    # Only judged queries count in an evaluation; where nothing is judged, all are to be ranked.
+    wanted = [query_id for query_id in queries if not judgements or query_id in judgements]
     runs = tuple(
-        _run(name, lines, queries, documents.ids, findings) for name, lines in sources.runs.items()
+        _run(name, lines, queries, wanted, documents.ids, findings)
+        for name, lines in sources.runs.items()
     )
     return Inspection(
         documents=len(documents.ids),
@@ -117,6 +122,7 @@ def inspect(sources: Sources, findings: Findings) -> Inspection:
         titles=documents.titles,
         empty=documents.empty,
         identical=documents.identical,
+        query_ids=len(documents.ids & queries.keys()),
         queries=len(queries),
         query_words=Spread.of(map(count_words, queries.values())),
         judgements=dict(
@@ -157,7 +163,6 @@ def _judgements(sources: Sources, findings: Findings) -> dict[str, dict[str, int
     for place, judgement in sources.judgements or ():
         grades = found.setdefault(judgement.query_id, {})
         known = grades.setdefault(judgement.doc_id, judgement.grade)
-        # The first of a pair is this very one, so only others are compared.
         if known != judgement.grade:
             findings.add(
                 "error",
@@ -245,6 +250,7 @@ def _run(
     name: str,
     lines: Iterable[tuple[Place | None, RunLine]],
     queries: Mapping[str, str],
+    wanted: Iterable[str],
     documents: set[str],
     findings: Findings,
 ) -> RunFacts:
@@ -273,7 +279,7 @@ def _run(
     for query_id in unknown:
         problem = "queries that the collection lacks" + (": all" if none_known else "")
         findings.add("error" if none_known else "warning", part, problem, repr(query_id))
-    for query_id in queries:
+    for query_id in wanted:
         if query_id not in scores and not none_known:
             findings.add("warning", part, "queries that it lacks: they count as 0", repr(query_id))
     for query_id, of_query in scores.items():

@@ -89,7 +89,7 @@ def read_qrels(path: Path) -> Qrels:
 
 def judgement_places(path: Path, report: Report = refuse) -> Iterator[tuple[Place, Judgement]]:
     """Yield judgements with their places, also those of a pair that was there before."""
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         yield from _of_table(path, report)
         return
     width = 4

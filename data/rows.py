@@ -37,7 +37,7 @@ def file_format(path: Path, part: str) -> str:
     Raises InvalidInputError for another suffix, with those that are read; ``part`` is what the
     file holds (docs, queries).
     """
-    name = path.name.lower().removesuffix(".gz")
+    name = path.name.removesuffix(".gz").lower()
     for form, suffixes in _SUFFIXES.items():
         if name.endswith(suffixes):
             return form

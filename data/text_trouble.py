@@ -10,10 +10,12 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 # What the bytes 80 to BF, which continue a character in UTF-8, become in Windows-1252.
 _CONTINUED = "\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
-# A capital before Ã is a word in capitals (IRMÃ”); two in a row are Cyrillic.
+# A capital before Ã is a word in capitals (IRMÃ”); two in a row are Greek or Cyrillic.
 _MOJIBAKE = re.compile(
-    rf"[ÂÃ][\xa0-\xbf]|(?<![A-ZÀ-Þ])Ã[{_CONTINUED}]|â€[{_CONTINUED}]|ï»¿|(?:[ÐÑ][{_CONTINUED}]){{2}}"
+    rf"[ÂÃ][\xa0-\xbf]|(?<![A-ZÀ-Þ])Ã[{_CONTINUED}]|â€[{_CONTINUED}]|ï»¿|(?:[ÎÏÐÑ][{_CONTINUED}]){{2}}"
 )
+# Most texts have none of these letters, and a set is searched for ten times as fast.
+_LEAD = re.compile("[ÂÃâïÎÏÐÑ]")
 _AROUND = 12
 
 SURROGATES = "lone surrogates, which no file in UTF-8 can carry"
@@ -31,7 +33,7 @@ def troubles(text: str) -> Iterator[tuple[str, str]]:
         return
     if (at := text.find("\ufffd")) >= 0:
         yield "U+FFFD: characters lost in a conversion", _excerpt(text, at)
-    if found := _MOJIBAKE.search(text):
+    if _LEAD.search(text) and (found := _MOJIBAKE.search(text)):
         yield "UTF-8 that was read as Windows-1252", _excerpt(text, found.start())
     if (at := text.find("\ufeff")) >= 0:
         yield "a byte order mark inside", _excerpt(text, at)

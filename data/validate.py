@@ -39,6 +39,9 @@ def validate(spec: str, runs: Sequence[Path], findings: Findings) -> tuple[str, 
         collection = load_collection(spec)
         return collection.name, inspect(_of_collection(collection, runs, findings), findings)
     files = collection_files(existing(spec))
+    if files.relevance_level < 1:
+        level = str(files.relevance_level)
+        findings.add("error", "qrels", "relevance_level must be at least 1", level)
     return files.name, inspect(_of_files(files, runs, findings), findings)
 
 

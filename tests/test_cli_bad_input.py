@@ -162,3 +162,15 @@ def test_judged_documents_that_are_not_there_are_a_warning(
                 "--out", tmp_path / "out")  # fmt: skip
     assert done.returncode == 0
     assert f"warning: {said}\n" in done.stderr
+
+
+def test_a_large_corpus_is_not_read_for_an_evaluation(
+    call: Call, collection: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (collection / "qrels.txt").open("a") as stream:
+        stream.write("q1 0 gone 1\n")
+    size = (collection / "docs.jsonl").stat().st_size
+    for largest, warnings in ((size, 1), (size - 1, 0)):
+        monkeypatch.setattr("ranklens.data.coverage._LARGEST", largest)
+        done = call("evaluate", collection, collection / "all.run", "--json")
+        assert len(json.loads(done.stdout)["warnings"]) == warnings

@@ -39,6 +39,7 @@ def test_info_counts_what_is_there(call: Call, collection: Path) -> None:
         "titles": 0,
         "empty": 0,
         "identical": 0,
+        "query_ids": 0,
         "queries": 4,
         "query_words": {
             "minimum": 2, "median": 2.0, "mean": 2.25, "p95": pytest.approx(2.85), "maximum": 3,
@@ -77,7 +78,11 @@ def test_info_of_a_sample(call: Call, collection: Path) -> None:
 
 def test_a_sound_collection_has_nothing_to_say(call: Call, collection: Path) -> None:
     done = call("data", "validate", collection, collection / "all.run")
-    assert (done.returncode, done.stdout) == (0, "")
+    assert done.returncode == 0
+    own, given = (line.split() for line in done.stdout.splitlines() if "all" in line)
+    assert own == ["all", "4", "48", "12", "12", "12.0", "12", "12"]
+    assert given[1:] == own[1:]
+    assert "problem" not in done.stdout
     assert done.stderr == (
         "tiny: 12 documents, 4 queries, 12 judgements; 0 kinds of errors, 0 of warnings\n"
     )
@@ -149,7 +154,7 @@ def test_everything_wrong_with_a_collection_is_listed_at_once(call: Call, collec
         ("error", "run all", "documents that are not in the collection", 1,
          f"{run}:4: 'd99' of query 'q1'"),
         ("warning", "run all", "queries that the collection lacks", 1, "'q8'"),
-        ("warning", "run all", "queries that it lacks: they count as 0", 2, "'#2'"),
+        ("warning", "run all", "queries that it lacks: they count as 0", 1, "'q2'"),
         ("warning", "run all", "queries with tied scores", 1, "'q1'"),
     }  # fmt: skip
     table = call("data", "validate", collection)
@@ -259,11 +264,15 @@ def test_parts_with_nothing_in_them_are_errors(
 def test_runs_are_checked_beside_the_collection(
     call: Call, collection: Path, tmp_path: Path
 ) -> None:
+    qrels = collection / "qrels.txt"
+    qrels.write_text(qrels.read_text().replace("q4", "q1"))
     run = tmp_path / "own.run"
     run.write_text("q1 Q0 d0 1 2.0 t\nq2 Q0 d2 1 2.0 t\nq2 Q0 d1 2 1.0 t\n")
     done = call("data", "validate", collection, run, "--json")
     assert done.returncode == 0
-    assert list(found(done)) == [(f"run {run}", "queries that it lacks: they count as 0")]
+    ((key, one),) = found(done).items()
+    assert key == (f"run {run}", "queries that it lacks: they count as 0")
+    assert one["examples"] == ["'q3'"], "q4 is not judged"
     facts = json.loads(done.stdout)["runs"][-1]
     assert (facts["name"], facts["queries"], facts["documents"]) == (str(run), 2, 3)
     assert facts["depth"]["median"] == 1.5
@@ -282,6 +291,15 @@ def test_numbers_that_serve_as_ids_of_both_are_no_trap(call: Call, collection: P
     )
     done = call("data", "validate", collection, "--json")
     assert found(done) == {}
+    assert json.loads(done.stdout)["query_ids"] == 4
+
+
+def test_a_level_that_no_grade_can_have_is_an_error(call: Call, collection: Path) -> None:
+    toml = collection / "collection.toml"
+    toml.write_text("relevance_level = 0\n" + toml.read_text())
+    done = call("data", "validate", collection, "--json")
+    assert done.returncode == 5
+    assert ("qrels", "relevance_level must be at least 1") in found(done)
 
 
 def test_requests_are_validated_once(call: Call, tmp_path: Path) -> None:
