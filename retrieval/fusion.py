@@ -329,6 +329,6 @@ def _ranx() -> Iterator[Any]:
     require("hybrid", "ranx")
     with _ALONE, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import ranx  # type: ignore[import-untyped,unused-ignore]
+        import ranx
 
         yield ranx
