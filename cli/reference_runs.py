@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from ranklens.cli.output import note
 from ranklens.cli.retrievers import RETRIEVERS, RetrieverSpec
 from ranklens.cli.stages import retrieve
 from ranklens.data.collection import Collection
@@ -129,5 +130,6 @@ def _difference(loaded: Collection, wanted: ReferenceSet, kind: str) -> str | No
 def _run(row: ReferenceRow, collection: Collection, spec: RetrieverSpec | None) -> Run:
     if spec is None:
         return collection.candidates(row.candidates)
+    note(f"{row.name}:")
     queries = list(collection.queries)
     return retrieve(collection, spec, DEPTH, queries, remove_query=row.remove_query)
