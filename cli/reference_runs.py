@@ -16,6 +16,7 @@ from ranklens.data.errors import (
     MissingResourceError,
     RanklensError,
 )
+from ranklens.data.irds import SCOREDDOCS
 from ranklens.data.irds_files import no_fetching
 from ranklens.data.load import load_collection
 from ranklens.data.runs import Run
@@ -106,7 +107,8 @@ def _find(row: ReferenceRow, folders: Path | None) -> Collection:
             lacking.append(f"the folder {path} is not that set: {difference}")
         else:
             lacking.append(f"no folder {path or f'{wanted.folder!r} (give --collections DIR)'}")
-    if wanted.irds is not None:
+    # Of runs a dataset brings only its scoreddocs along.
+    if wanted.irds is not None and row.candidates in ("", SCOREDDOCS):
         try:
             return load_collection(f"irds:{wanted.irds}")
         except (MissingPrerequisiteError, MissingResourceError) as error:
