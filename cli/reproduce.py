@@ -21,7 +21,7 @@ _ROWS = Path("benchmarks/reference.yaml")
 def reproduce(
     rows: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ROW]...", help="Rows by name, or all of a condition; else all."),
+        typer.Argument(metavar="ROW", help="Rows by name, or all of a condition; else all."),
     ] = None,
     file: Annotated[
         Path, typer.Option("--rows", metavar="FILE", help="The reference rows (YAML).")
