@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from ranklens.cli.output import note
 from ranklens.cli.retrievers import RETRIEVERS, RetrieverSpec
 from ranklens.cli.stages import retrieve
 from ranklens.data.collection import Collection
@@ -15,6 +16,7 @@ from ranklens.data.errors import (
     MissingResourceError,
     RanklensError,
 )
+from ranklens.data.irds import SCOREDDOCS
 from ranklens.data.irds_files import no_fetching
 from ranklens.data.load import load_collection
 from ranklens.data.runs import Run
@@ -105,7 +107,8 @@ def _find(row: ReferenceRow, folders: Path | None) -> Collection:
             lacking.append(f"the folder {path} is not that set: {difference}")
         else:
             lacking.append(f"no folder {path or f'{wanted.folder!r} (give --collections DIR)'}")
-    if wanted.irds is not None:
+    # Of runs a dataset brings only its scoreddocs along.
+    if wanted.irds is not None and row.candidates in ("", SCOREDDOCS):
         try:
             return load_collection(f"irds:{wanted.irds}")
         except (MissingPrerequisiteError, MissingResourceError) as error:
@@ -129,5 +132,6 @@ def _difference(loaded: Collection, wanted: ReferenceSet, kind: str) -> str | No
 def _run(row: ReferenceRow, collection: Collection, spec: RetrieverSpec | None) -> Run:
     if spec is None:
         return collection.candidates(row.candidates)
+    note(f"{row.name}:")
     queries = list(collection.queries)
     return retrieve(collection, spec, DEPTH, queries, remove_query=row.remove_query)

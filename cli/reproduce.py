@@ -21,7 +21,7 @@ _ROWS = Path("benchmarks/reference.yaml")
 def reproduce(
     rows: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ROW]...", help="Rows by name, or all of a condition; else all."),
+        typer.Argument(metavar="ROW", help="Rows by name, or all of a condition; else all."),
     ] = None,
     file: Annotated[
         Path, typer.Option("--rows", metavar="FILE", help="The reference rows (YAML).")
@@ -163,7 +163,7 @@ def _print(outcomes: Sequence[Outcome]) -> None:
             verdict = "OK" if found.ok else f"off by {abs(found.difference):.4f}"
             lines.append(
                 [outcome.row.name, found.measure, verdict, f"{found.measured:.4f}",
-                 f"{found.expected:.4f}", f"{found.difference:+.4f}"]
+                 f"{found.expected:.4f}", f"{round(found.difference, 4) + 0.0:+.4f}"]
             )  # fmt: skip
     print_table(
         "published and measured",

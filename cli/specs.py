@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ranklens.cli.documents import KeptDocuments
     from ranklens.data.collection import Collection
     from ranklens.data.parts import Passages
-    from ranklens.data.records import Query
+    from ranklens.data.records import Query, ScoredDoc
     from ranklens.data.runs import Run
     from ranklens.rerank.attention_reranker import AttentionReranker
 
@@ -154,8 +154,11 @@ def pull_model(model: str) -> Path:
 def find_candidates(collection: Collection, spec: str, queries: Sequence[Query]) -> Run:
     """Return candidates by the collection's name for them or from a run file.
 
-    Raises InvalidInputError when they have none for any of the queries.
+    Raises InvalidInputError when they have none for any of the queries. Candidates without an
+    order of their own, such as the reranking sets of MS MARCO, are warned of.
     """
+    from ranklens.cli.output import warn
+
     path = Path(spec).expanduser()
     if spec not in collection.candidate_runs and path.is_file():
         from ranklens.data.runs import read_run
@@ -169,4 +172,16 @@ def find_candidates(collection: Collection, spec: str, queries: Sequence[Query])
             f"{collection.name!r} (theirs: {next(iter(found))!r}, …; wanted: {queries[0].id!r}, "
             "…); are they of the same test set?"
         )
+    unordered = sum(_one_score(found.get(query.id, ())) for query in queries)
+    if unordered:
+        warn(
+            [
+                f"{unordered} queries of the candidates {spec!r} have one score for all their "
+                "documents: their order says nothing, only a --depth that takes all is fair"
+            ]
+        )
     return found
+
+
+def _one_score(docs: Sequence[ScoredDoc]) -> bool:
+    return len(docs) > 1 and docs[0].score == docs[-1].score

@@ -67,14 +67,14 @@ def no_fetching() -> Iterator[None]:
     from ir_datasets import lazy_libs
 
     # Every request of ir_datasets is made by what this function returns.
-    kept = lazy_libs.requests
+    kept, level = lazy_libs.requests, logging.root.manager.disable
     lazy_libs.requests = _refuse
     logging.disable(logging.WARNING)
     try:
         yield
     finally:
         lazy_libs.requests = kept
-        logging.disable(logging.NOTSET)
+        logging.disable(level)
 
 
 def _refuse() -> NoReturn:

@@ -175,7 +175,7 @@ def find_folder_preset(name: str, split: str, queries: int, pairs: int) -> Prese
 
 
 def _version(preset: Preset, pairs: int) -> Iterator[str]:
-    if not preset.versions:
+    if not preset.versions or not pairs:
         return
     others = ", ".join(f"{what} ({count:,})" for count, what in preset.versions if count != pairs)
     known = dict(preset.versions)

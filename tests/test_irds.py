@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from ranklens.cli.specs import find_candidates
 from ranklens.data.errors import InvalidInputError, MissingResourceError
 from ranklens.data.load import load_collection
 from ranklens.data.records import Document, Query
@@ -218,6 +219,28 @@ def test_scoreddocs_are_candidates(register: Any, tmp_path: Path) -> None:
     assert [doc.doc_id for doc in run["2"]] == ["d2"]
     with pytest.raises(MissingResourceError, match=r"named 'bm25' \(it has: scoreddocs\)"):
         collection.candidates("bm25")
+
+
+def test_scoreddocs_without_an_order_are_warned_of(
+    register: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The reranking sets of MS MARCO: query and document, no score.
+    rows = "1\td3\n1\td1\n2\td2\n"
+    with_scoreddocs(register, tmp_path, "ranklens-test/unordered", rows)
+    collection = load_collection("irds:ranklens-test/unordered")
+    run = find_candidates(collection, "scoreddocs", collection.queries)
+    assert [doc.doc_id for doc in run["1"]] == ["d3", "d1"]
+    # One document has no order to lack.
+    assert "1 queries of the candidates 'scoreddocs' have one score" in capsys.readouterr().err
+
+
+def test_bytes_that_are_not_utf_8_are_refused(register: Any, tmp_path: Path) -> None:
+    register("ranklens-test/latin", **FILES)
+    (tmp_path / "docs_tsv.txt").write_bytes(b"d1\tCaf\xe9\n")
+    documents = load_collection("irds:ranklens-test/latin").documents
+    message = "data of 'ranklens-test/latin' cannot be read: UnicodeDecodeError"
+    with pytest.raises(InvalidInputError, match=message):
+        list(documents)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import re
-import shutil
 import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
@@ -32,14 +31,16 @@ URL = "http://127.0.0.1:9/tiny.zip"
 ID = "ranklens-test/fetched"
 
 
-def archive() -> bytes:
+def archive(name: str = "tiny") -> bytes:
     """Return a zip of a BEIR set."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as file:
         document = {"_id": "d1", "title": "Cats", "text": "They purr."}
-        file.writestr("tiny/corpus.jsonl", json.dumps(document) + "\n")
-        file.writestr("tiny/queries.jsonl", json.dumps({"_id": "q1", "text": "what purrs"}) + "\n")
-        file.writestr("tiny/qrels/test.tsv", "query-id\tcorpus-id\tscore\nq1\td1\t1\n")
+        file.writestr(f"{name}/corpus.jsonl", json.dumps(document) + "\n")
+        file.writestr(
+            f"{name}/queries.jsonl", json.dumps({"_id": "q1", "text": "what purrs"}) + "\n"
+        )
+        file.writestr(f"{name}/qrels/test.tsv", "query-id\tcorpus-id\tscore\nq1\td1\t1\n")
     return packed.getvalue()
 
 
@@ -173,7 +174,7 @@ def served() -> Iterator[tuple[str, list[str]]]:
     server.server_close()
 
 
-def test_the_program_says_it_of_a_known_dataset(
+def test_a_known_dataset_is_missed_by_the_program_and_then_found(
     run_program: Callable[..., subprocess.CompletedProcess[str]],
     program_environment: dict[str, str],
     tmp_path: Path,
@@ -187,6 +188,10 @@ def test_the_program_says_it_of_a_known_dataset(
     said = done.stderr.splitlines()[-1]
     assert "it needs https://" in said
     assert "md5 5f7d1de60b170fc8027bb7898e2efca1" in said
-    assert f"put that file at {home / 'beir' / 'scifact' / 'source.zip'}" in said
+    place = home / "beir" / "scifact" / "source.zip"
+    assert f"put that file at {place}" in said
     assert not (tmp_path / "out.run").exists()
-    shutil.rmtree(home)
+    place.write_bytes(archive("scifact"))
+    done = run_program("retrieve", "irds:beir/scifact/test", "-o", tmp_path / "out.run")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.run").read_text().startswith("q1 Q0 d1 1 ")
