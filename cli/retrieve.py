@@ -27,6 +27,10 @@ def retrieve(
     heap: Annotated[
         str | None, typer.Option(metavar="SIZE", help="lucene: Java's largest heap (2g).")
     ] = None,
+    language: Annotated[
+        str | None,
+        typer.Option(help="Of the texts: en (the default), or cjk (also zh, ja, ko)."),
+    ] = None,
     remove_query: Annotated[
         bool,
         typer.Option(
@@ -49,7 +53,7 @@ def retrieve(
     from ranklens.data.runs import Run, write_run
 
     check_output(output)
-    spec = RetrieverSpec(retriever, k1, b, rm3, multifield, prebuilt, heap)
+    spec = RetrieverSpec(retriever, k1, b, rm3, multifield, prebuilt, heap, language)
     loaded = load_collection(collection)
     warn(loaded.notes)
     # One more than asked for, where the query itself may be among them.

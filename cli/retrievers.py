@@ -20,8 +20,8 @@ _VERSIONS = {"bm25": ("bm25s", "PyStemmer"), "lucene": ("pyserini",)}
 class RetrieverSpec:
     """A retriever by name and what it is to be set to; see ``BM25Retriever``, ``LuceneRetriever``.
 
-    ``heap`` None is the retriever's own. Raises UsageError for an unknown name, and for what a
-    retriever does not have.
+    ``heap`` None is the retriever's own, ``language`` None English that nobody asked for. Raises
+    UsageError for an unknown name, and for what a retriever does not have.
     """
 
     name: str = "bm25"
@@ -31,13 +31,16 @@ class RetrieverSpec:
     multifield: bool = False
     prebuilt: str | None = None
     heap: str | None = None
+    language: str | None = None
 
     def __post_init__(self) -> None:
+        from ranklens.retrieval.analysis import check_language
         from ranklens.retrieval.bm25 import check_bm25
 
         if self.name not in RETRIEVERS:
             raise UsageError(f"unknown retriever {self.name!r}; choose {' or '.join(RETRIEVERS)}")
         check_bm25(self.k1, self.b)
+        check_language(self.language or "en")
         given = (self.rm3, self.multifield, self.prebuilt is not None, self.heap is not None)
         names = ("--rm3", "--multifield", "--prebuilt", "--heap")
         of_lucene = [name for name, there in zip(names, given, strict=True) if there]
@@ -51,7 +54,7 @@ class RetrieverSpec:
         if self.name == "bm25":
             from ranklens.retrieval.bm25 import BM25Retriever
 
-            return BM25Retriever(k1=self.k1, b=self.b)
+            return BM25Retriever(k1=self.k1, b=self.b, language=self.language or "en")
         from ranklens.retrieval.lucene import LuceneRetriever
 
         return LuceneRetriever(
@@ -60,12 +63,16 @@ class RetrieverSpec:
             rm3=self.rm3,
             multifield=self.multifield,
             prebuilt=self.prebuilt,
+            language=self.language or "en",
             **({} if self.heap is None else {"heap": self.heap}),
         )
 
     def describe(self) -> dict[str, Any]:
         """Return what a retrieval depends on beside collection and depth."""
+        from ranklens.retrieval.analysis import check_language
+
         found: dict[str, Any] = {"retriever": self.name, "k1": self.k1, "b": self.b}
+        found["language"] = check_language(self.language or "en")
         if self.name == "lucene":
             found |= {"rm3": self.rm3, "multifield": self.multifield, "prebuilt": self.prebuilt}
         return {**found, "versions": {name: version(name) for name in _VERSIONS[self.name]}}

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ranklens.cli.language import Watched
 from ranklens.cli.output import note, warn
 from ranklens.cli.progress import progress
 from ranklens.data.documents import missing_documents
@@ -27,7 +28,10 @@ def retrieve(
     with contextlib.closing(retriever.build()) as engine:
         if retriever.prebuilt is None:
             note(f"indexing {collection.name}")
-            engine.index(collection.documents)
+            documents = Watched(collection.documents)
+            engine.index(documents)
+            if retriever.language is None:
+                warn(documents.warnings)
         note(f"searching {len(queries)} queries, top {k}")
         found = engine.search(queries, k)
     empty = [query for query in queries if not found.get(query.id)]

@@ -11,7 +11,7 @@ import numpy as np
 from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.records import Document, Query, ScoredDoc
 from ranklens.data.runs import Run
-from ranklens.retrieval.analysis import LuceneAnalyzer
+from ranklens.retrieval.analysis import analyzer_of
 
 
 def check_bm25(k1: float, b: float) -> None:
@@ -27,13 +27,14 @@ class BM25Retriever:
 
     ``score(q, d) = Σ_t idf(t) · tf / (tf + k1 · (1 − b + b · |d| / avg|d|))`` with
     ``idf(t) = ln(1 + (N − df + 0.5) / (df + 0.5))`` (Kamphuis et al. 2020, "Lucene (accurate)").
+    ``language`` says how text becomes terms: ``en``, or ``cjk`` (also ``zh``, ``ja``, ``ko``).
     """
 
-    def __init__(self, *, k1: float = 0.9, b: float = 0.4) -> None:
+    def __init__(self, *, k1: float = 0.9, b: float = 0.4, language: str = "en") -> None:
         check_bm25(k1, b)
         self.k1 = k1
         self.b = b
-        self._analyzer = LuceneAnalyzer()
+        self._analyzer = analyzer_of(language)
         self._ids: list[str] = []
         self._vocabulary: dict[str, int] = {}
         self._model: Any = None

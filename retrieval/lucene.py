@@ -15,6 +15,7 @@ from typing import Any
 from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.records import Document, Query, ScoredDoc
 from ranklens.data.runs import Run
+from ranklens.retrieval.analysis import check_language
 from ranklens.retrieval.bm25 import check_bm25
 from ranklens.retrieval.lucene_process import LuceneProcess, WorkerDiedError
 
@@ -25,14 +26,15 @@ _QUERIES = 500
 
 
 class LuceneRetriever:
-    """Lucene's BM25 with its English analyser, as Anserini and Pyserini have it.
+    """Lucene's BM25 with its English or its CJK analyser, as Anserini and Pyserini have it.
 
     A document is its title and text as one field; with ``multifield`` the text is one, the title
     another, and their scores are added (BEIR's "multifield" indexes). ``rm3`` expands queries
     by RM3 with Anserini's defaults (10 terms of 10 documents, weight 0.5). ``prebuilt`` is the
-    name of an index that Pyserini fetches; there is nothing to index then. ``heap`` is Java's
-    largest, as for -Xmx. A process that dies is started again once for a search, and for an
-    index where the documents can be read again.
+    name of an index that Pyserini fetches; there is nothing to index then. ``language`` is ``en``
+    or ``cjk``, as for ``BM25Retriever``; with a prebuilt index it is that of the queries. ``heap``
+    is Java's largest, as for -Xmx. A process that dies is started again once for a search, and
+    for an index where the documents can be read again.
 
     Raises UsageError for values out of range, MissingPrerequisiteError without the ``lucene``
     extra or a Java.
@@ -46,9 +48,12 @@ class LuceneRetriever:
         rm3: bool = False,
         multifield: bool = False,
         prebuilt: str | None = None,
+        language: str = "en",
         heap: str = "2g",
     ) -> None:
         check_bm25(k1, b)
+        # Lucene's name for the one is zh: its own ja and ko take dictionaries.
+        self._language = {"en": "en", "cjk": "zh"}[check_language(language)]
         if not _HEAP.fullmatch(heap):
             raise UsageError(f"the heap is {heap!r}; expected a size such as 512m or 4g")
         self.k1, self.b, self.rm3, self.multifield = k1, b, rm3, multifield
@@ -57,7 +62,7 @@ class LuceneRetriever:
         self._process: LuceneProcess | None = None
         self._open: dict[str, Any] | None = None
         if prebuilt is not None:
-            self._open = {"do": "open", "prebuilt": prebuilt}
+            self._open = {"do": "open", "prebuilt": prebuilt, "language": self._language}
 
     @property
     def pid(self) -> int | None:
@@ -85,6 +90,7 @@ class LuceneRetriever:
             "do": "index",
             "threads": os.cpu_count() or 1,
             "fields": ["title"] if self.multifield else [],
+            "language": self._language,
         }
         again = not isinstance(documents, Iterator)
         # A folder of its own for every try: what is written half is nobody's index.
@@ -98,7 +104,7 @@ class LuceneRetriever:
                 again = False
         if not count:
             raise InvalidInputError("nothing to index: no documents")
-        self._open = {"do": "open", "folder": request["folder"]}
+        self._open = {"do": "open", "folder": request["folder"], "language": self._language}
         self._started().ask(self._open)
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
