@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -70,6 +71,12 @@ print(json.dumps([[list(utils.analyze(a, t)) for a in analyzers] for t in json.l
 """
 
 
+def skip_without_lucene() -> None:
+    """Skip a test; what is asked is not imported, which would bring Java into this process."""
+    if importlib.util.find_spec("pyserini") is None:
+        pytest.skip("the extra lucene is not installed")
+
+
 @pytest.mark.parametrize(("text", "cjk", "english"), TERMS)
 def test_terms_are_those_written_down(text: str, cjk: str | None, english: str | None) -> None:
     if cjk is not None:
@@ -80,7 +87,7 @@ def test_terms_are_those_written_down(text: str, cjk: str | None, english: str |
 
 def test_lucene_gives_the_same_terms() -> None:
     """Also of what is not written down: real words, for their stems."""
-    pytest.importorskip("pyserini", reason="the extra lucene is not installed")
+    skip_without_lucene()
     texts = [text for text, _, _ in TERMS] + [str(sys.modules[__name__].__doc__), _WORDS]
     done = subprocess.run(
         [sys.executable, "-c", _LUCENE], input=json.dumps(texts), capture_output=True, text=True
@@ -134,7 +141,7 @@ JAPANESE = [
 
 @pytest.fixture(scope="module")
 def lucene() -> Iterator[LuceneRetriever]:
-    pytest.importorskip("pyserini", reason="the extra lucene is not installed")
+    skip_without_lucene()
     retriever = LuceneRetriever(language="zh")
     retriever.index([*CHINESE, *JAPANESE])
     yield retriever
