@@ -59,13 +59,19 @@ def words_and_runs(text: str) -> list[tuple[str, bool]]:
     if text.isascii():
         return [(word, False) for word in _PLAIN.findall(text)]
     found: list[tuple[str, bool]] = []
+    side_by_side: list[str] = []
     end = -1
     for match in _RUNS.finditer(_SIGNS.sub(" ", text)):
         word = match[0]
         run = match[1] is not None or _HANGUL.fullmatch(word) is not None
-        if run and found and found[-1][1] and match.start() == end:
-            found[-1] = (found[-1][0] + word, True)
+        if side_by_side and not (run and match.start() == end):
+            found.append(("".join(side_by_side), True))
+            side_by_side = []
+        if run:
+            side_by_side.append(word)
         else:
-            found.append((word, run))
+            found.append((word, False))
         end = match.end()
+    if side_by_side:
+        found.append(("".join(side_by_side), True))
     return found

@@ -114,7 +114,23 @@ _WORDS = (
 
 @pytest.mark.parametrize(
     "unit",
-    ["_", "_a", "a:", "1,", "a'", "\u0301", "中", "カ", "ﾞ", "ー_", "a\u0301.", "²", "가", "。"],
+    [
+        "_",
+        "_a",
+        "a:",
+        "1,",
+        "a'",
+        "\u0301",
+        "中",
+        "カ",
+        "ﾞ",
+        "ー_",
+        "a\u0301.",
+        "²",
+        "가",
+        "가中",
+        "。",
+    ],
 )
 def test_hostile_repetition_takes_linear_time(unit: str) -> None:
     text = unit * 100_000
