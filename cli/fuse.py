@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def fuse(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN RUN...", help="TREC run files, two or more.")
+        list[Path], typer.Argument(metavar="RUN...", help="TREC run files, two or more.")
     ],
     output: options.OutputOption,
     method: Annotated[

@@ -28,6 +28,10 @@ def retrieve(
     heap: Annotated[
         str | None, typer.Option(metavar="SIZE", help="lucene: Java's largest heap (2g).")
     ] = None,
+    language: Annotated[
+        str | None,
+        typer.Option(help="BM25: of the texts, en (the default) or cjk (also zh, ja, ko)."),
+    ] = None,
     passages: Annotated[
         str | None,
         typer.Option(
@@ -115,6 +119,7 @@ def retrieve(
         multifield=multifield,
         prebuilt=prebuilt,
         heap=heap,
+        language=language,
         passages=passages,
         fusion=fusion,
         faiss=faiss,

@@ -28,6 +28,7 @@ _ENCODED = ("dense", "hybrid")
 _OF = {
     "k1": ("bm25", "lucene", "hybrid"),
     "b": ("bm25", "lucene", "hybrid"),
+    "language": ("bm25", "lucene", "hybrid"),
     "rm3": ("lucene",),
     "multifield": ("lucene",),
     "prebuilt": ("lucene",),
@@ -50,9 +51,9 @@ class RetrieverSpec:
     """A retriever by name and what it is to be set to.
 
     See ``BM25Retriever``, ``LuceneRetriever``, ``DenseRetriever`` with its ``Encoder``, and
-    ``HybridRetriever`` (bm25 and dense) for the settings; None is the retriever's own. Raises
-    UsageError for an unknown name, for what a retriever does not have, and for values out of
-    range.
+    ``HybridRetriever`` (bm25 and dense) for the settings; None is the retriever's own, as
+    ``language`` is English that nobody asked for. Raises UsageError for an unknown name, for what
+    a retriever does not have, and for values out of range.
     """
 
     name: str = "bm25"
@@ -63,6 +64,7 @@ class RetrieverSpec:
     multifield: bool = False
     prebuilt: str | None = None
     heap: str | None = None
+    language: str | None = None
     passages: str | None = None
     fusion: str | None = None
     faiss: str = "flat"
@@ -75,6 +77,7 @@ class RetrieverSpec:
     dtype: str | None = None
 
     def __post_init__(self) -> None:
+        from ranklens.retrieval.analysis import check_language
         from ranklens.retrieval.bm25 import check_bm25
 
         if self.name not in RETRIEVERS:
@@ -85,6 +88,7 @@ class RetrieverSpec:
                 option = _SPELLED.get(field.name, f"--{field.name.replace('_', '-')}")
                 raise UsageError(f"{option} needs --retriever {' or '.join(owners)}")
         check_bm25(self.k1, self.b)
+        check_language(self.language or "en")
         parse_passages(self.passages)
         if self.passages is not None and self.prebuilt is not None:
             raise UsageError("--passages says how to index; --prebuilt is an index already")
@@ -98,6 +102,11 @@ class RetrieverSpec:
             from ranklens.retrieval.fusion import Fusion
 
             Fusion.parse(self.fusion)
+
+    @property
+    def watches(self) -> bool:
+        """Whether documents in a language that nobody named are worth a warning."""
+        return self.language is None and self.name in _OF["language"]
 
     @classmethod
     def parse(cls, text: str, **settings: Any) -> RetrieverSpec:
@@ -148,11 +157,12 @@ class RetrieverSpec:
                 rm3=self.rm3,
                 multifield=self.multifield,
                 prebuilt=self.prebuilt,
+                language=self.language or "en",
                 **({} if self.heap is None else {"heap": self.heap}),
             )
         from ranklens.retrieval.bm25 import BM25Retriever
 
-        return BM25Retriever(k1=self.k1, b=self.b)
+        return BM25Retriever(k1=self.k1, b=self.b, language=self.language or "en")
 
     def _dense(self) -> DenseRetriever:
         from ranklens.cli.output import note
@@ -180,7 +190,10 @@ class RetrieverSpec:
         """
         found: dict[str, Any] = {"retriever": self.name}
         if self.name != "dense":
-            found |= {"k1": self.k1, "b": self.b}
+            from ranklens.retrieval.analysis import check_language
+
+            language = check_language(self.language or "en")
+            found |= {"k1": self.k1, "b": self.b, "language": language}
         if self.name == "lucene":
             found |= {"rm3": self.rm3, "multifield": self.multifield, "prebuilt": self.prebuilt}
         if self.name in _ENCODED:

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ranklens.cli.language import Watched
 from ranklens.cli.output import note, warn
 from ranklens.cli.progress import progress
-from ranklens.data.documents import missing_documents
+from ranklens.data.documents import DocumentSource, missing_documents
 from ranklens.data.errors import InvalidInputError, PartialError
 from ranklens.data.records import Document, Query, ScoredDoc
 from ranklens.data.runs import Run
@@ -39,7 +40,10 @@ def retrieve(
     """
     with contextlib.closing(retriever.build()) as engine:
         if retriever.prebuilt is None:
-            _index(engine, collection, index, overwrite)
+            documents = Watched(collection.documents)
+            _index(engine, collection.name, documents, index, overwrite)
+            if retriever.watches:
+                warn(documents.warnings)
         note(f"searching {len(queries)} queries, top {k}")
         # One more than asked for, where the query itself may be among them.
         found = engine.search(queries, k + remove_query)
@@ -56,15 +60,17 @@ def retrieve(
     return found
 
 
-def _index(engine: Retriever, collection: Collection, folder: Path | None, overwrite: bool) -> None:
+def _index(
+    engine: Retriever, name: str, documents: DocumentSource, folder: Path | None, overwrite: bool
+) -> None:
     from ranklens.retrieval.index_folder import open_index
 
     if folder is None:
-        note(f"indexing {collection.name}")
-        engine.index(collection.documents)
+        note(f"indexing {name}")
+        engine.index(documents)
         return
     try:
-        opened = open_index(engine, folder, collection.documents, overwrite=overwrite)
+        opened = open_index(engine, folder, documents, overwrite=overwrite)
     except KeyboardInterrupt:
         if not engine.resumes:
             raise

@@ -1,6 +1,7 @@
 """Splitting a text into passages at sentence ends. Offsets are codepoints, ranges half-open.
 
-Sizes are what ``measure`` says, words by default; a reranker passes its tokenizer's count.
+Sizes are what ``measure`` says, words by default; a reranker passes its tokenizer's count. A
+Chinese or Japanese character is a word.
 Nothing is rewritten: a passage is ``text[start:end]``. All passes are linear in the text (times
 the logarithm of a sentence's length where one has to be broken up), whatever it holds.
 """
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from ranklens.data.errors import UsageError
+from ranklens.data.scripts import count_spaceless
 
 # A sentence ends behind full stops and closing quotes, where white space and no lower-case
 # letter follows ("approx. five" goes on); behind CJK full stops, which have no white space; and
@@ -35,8 +37,9 @@ class Unit:
 
 
 def count_words(text: str) -> int:
-    """Return the number of words, split on white space."""
-    return len(text.split())
+    """Return the number of words, split on white space; Han and kana are words by the character."""
+    characters, rest = count_spaceless(text)
+    return characters + len(rest.split())
 
 
 def sentences(text: str) -> Iterator[tuple[int, int]]:

@@ -13,7 +13,7 @@ import numpy as np
 from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.records import Document, Query, ScoredDoc
 from ranklens.data.runs import Run
-from ranklens.retrieval.analysis import LuceneAnalyzer
+from ranklens.retrieval.analysis import analyzer_of, check_language
 from ranklens.retrieval.ids import Ids, write_ids
 
 
@@ -30,15 +30,17 @@ class BM25Retriever:
 
     ``score(q, d) = Σ_t idf(t) · tf / (tf + k1 · (1 − b + b · |d| / avg|d|))`` with
     ``idf(t) = ln(1 + (N − df + 0.5) / (df + 0.5))`` (Kamphuis et al. 2020, "Lucene (accurate)").
+    ``language`` says how text becomes terms: ``en``, or ``cjk`` (also ``zh``, ``ja``, ``ko``).
     """
 
     resumes = False
 
-    def __init__(self, *, k1: float = 0.9, b: float = 0.4) -> None:
+    def __init__(self, *, k1: float = 0.9, b: float = 0.4, language: str = "en") -> None:
         check_bm25(k1, b)
         self.k1 = k1
         self.b = b
-        self._analyzer = LuceneAnalyzer()
+        self.language = check_language(language)
+        self._analyzer = analyzer_of(language)
         self._ids: Sequence[str] | Ids = []
         self._vocabulary: dict[str, int] = {}
         self._model: Any = None
@@ -52,7 +54,7 @@ class BM25Retriever:
 
     def settings(self) -> dict[str, Any]:
         """Return what an index depends on: bm25s stores scores, so k1 and b are in it."""
-        return {"retriever": "bm25", "k1": self.k1, "b": self.b}
+        return {"retriever": "bm25", "k1": self.k1, "b": self.b, "language": self.language}
 
     def build(self, documents: Iterable[Document], folder: Path) -> dict[str, Any]:
         """Write an index into a folder; raises as ``index``."""

@@ -52,7 +52,7 @@ class Fusion:
     1), ``max`` (the highest is 1, negative ones stay so), ``z-score`` (the mean is 0, so that a
     document that a run lacks counts as an average one), ``rank`` (1 for the first, 1 / n for the
     last of n). Where all scores of a run for a query are the same, also where it is one,
-    min-max, sum and z-score make them 0.
+    min-max, sum and z-score make them 0; what they divide by counts as 1e-9 when it is less.
 
     Raises UsageError for unknown names and for settings that the method does not have.
     """

@@ -16,6 +16,7 @@ from typing import Any
 from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.records import Document, Query, ScoredDoc
 from ranklens.data.runs import Run
+from ranklens.retrieval.analysis import check_language
 from ranklens.retrieval.bm25 import check_bm25
 from ranklens.retrieval.lucene_process import LuceneProcess, WorkerDiedError
 
@@ -27,14 +28,15 @@ _QUERIES = 500
 
 
 class LuceneRetriever:
-    """Lucene's BM25 with its English analyser, as Anserini and Pyserini have it.
+    """Lucene's BM25 with its English or its CJK analyser, as Anserini and Pyserini have it.
 
     A document is its title and text as one field; with ``multifield`` the text is one, the title
     another, and their scores are added (BEIR's "multifield" indexes). ``rm3`` expands queries
     by RM3 with Anserini's defaults (10 terms of 10 documents, weight 0.5). ``prebuilt`` is the
-    name of an index that Pyserini fetches; there is nothing to index then. ``heap`` is Java's
-    largest, as for -Xmx. A process that dies is started again once for a search, and for an
-    index where the documents can be read again.
+    name of an index that Pyserini fetches; there is nothing to index then. ``language`` is ``en``
+    or ``cjk``, as for ``BM25Retriever``; with a prebuilt index it is that of the queries. ``heap``
+    is Java's largest, as for -Xmx. A process that dies is started again once for a search, and
+    for an index where the documents can be read again.
 
     Raises UsageError for values out of range, MissingPrerequisiteError without the ``lucene``
     extra or a Java.
@@ -50,9 +52,11 @@ class LuceneRetriever:
         rm3: bool = False,
         multifield: bool = False,
         prebuilt: str | None = None,
+        language: str = "en",
         heap: str = "2g",
     ) -> None:
         check_bm25(k1, b)
+        self.language = check_language(language)
         if not _HEAP.fullmatch(heap):
             raise UsageError(f"the heap is {heap!r}; expected a size such as 512m or 4g")
         self.k1, self.b, self.rm3, self.multifield = k1, b, rm3, multifield
@@ -61,7 +65,12 @@ class LuceneRetriever:
         self._process: LuceneProcess | None = None
         self._open: dict[str, Any] | None = None
         if prebuilt is not None:
-            self._open = {"do": "open", "prebuilt": prebuilt}
+            self._open = {"do": "open", "prebuilt": prebuilt, "language": self._lucene_language}
+
+    @property
+    def _lucene_language(self) -> str:
+        # Lucene's name for the one is zh: its own ja and ko take dictionaries.
+        return {"en": "en", "cjk": "zh"}[self.language]
 
     @property
     def pid(self) -> int | None:
@@ -84,7 +93,7 @@ class LuceneRetriever:
 
     def settings(self) -> dict[str, Any]:
         """Return what an index depends on; k1, b and rm3 belong to the search."""
-        return {"retriever": "lucene", "multifield": self.multifield}
+        return {"retriever": "lucene", "multifield": self.multifield, "language": self.language}
 
     def build(self, documents: Iterable[Document], folder: Path) -> dict[str, Any]:
         """Write an index into a folder; raises InvalidInputError when there are no documents.
@@ -99,6 +108,7 @@ class LuceneRetriever:
             "threads": os.cpu_count() or 1,
             "fields": ["title"] if self.multifield else [],
             "folder": str(folder / _INDEX),
+            "language": self._lucene_language,
         }
         again = not isinstance(documents, Iterator)
         while True:
@@ -116,7 +126,8 @@ class LuceneRetriever:
 
     def open(self, folder: Path) -> None:
         """Use an index that ``build`` wrote."""
-        self._open = {"do": "open", "folder": str(folder / _INDEX)}
+        where = str(folder / _INDEX)
+        self._open = {"do": "open", "folder": where, "language": self._lucene_language}
         self._started().ask(self._open)
 
     def search(self, queries: Sequence[Query], k: int) -> Run:

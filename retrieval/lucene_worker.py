@@ -6,9 +6,9 @@ ends when its input does. It is the only place that imports Pyserini: a virtual 
 in one process disagree about signals, threads and forks.
 
     {"do": "start", "java": HOME, "library": FILE, "heap": "2g"}     → {"documents": 0}
-    {"do": "index", "folder": F, "threads": N, "fields": ["title"]}, then one {"id", "contents",
-        …fields} a line, then {"do": "close"}                        → {"documents": N}
-    {"do": "open", "folder": F} or {"do": "open", "prebuilt": NAME}  → {"documents": N}
+    {"do": "index", "folder": F, "threads": N, "fields": ["title"], "language": "en"}, then one
+        {"id", "contents", …fields} a line, then {"do": "close"}     → {"documents": N}
+    {"do": "open", "folder": F or "prebuilt": NAME, "language": L}   → {"documents": N}
     {"do": "search", "queries": [[id, text], …], "k", "k1", "b", "rm3", "fields", "threads"}
                                                         → {"hits": {id: [[document, score], …]}}
 
@@ -60,7 +60,7 @@ class _Lucene:
         from pyserini.index.lucene import LuceneIndexer
 
         options = ["-index", request["folder"], "-generator", "DefaultLuceneDocumentGenerator"]
-        options += ["-storePositions", "-storeDocvectors"]
+        options += ["-storePositions", "-storeDocvectors", "-language", request["language"]]
         if request["fields"]:
             options += ["-fields", *request["fields"]]
         indexer = LuceneIndexer(args=options, threads=request["threads"])
@@ -84,6 +84,9 @@ class _Lucene:
                 )
         else:
             searcher = LuceneSearcher(request["folder"])
+        # English is what a searcher begins with, set up for more than by its name.
+        if request["language"] != "en":
+            searcher.set_language(request["language"])
         self._searcher = searcher
         return {"documents": searcher.num_docs}
 

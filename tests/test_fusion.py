@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import random
@@ -19,7 +20,10 @@ from ranklens.data.runs import Run, read_run
 from ranklens.eval.measures import evaluate
 from ranklens.retrieval.fusion import METHODS, NORMS, Fusion, fuse, optimise
 
-pytest.importorskip("ranx", reason="the extra hybrid is not installed")
+# Found, not imported: that takes seconds, in every process that collects tests.
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("ranx") is None, reason="the extra hybrid is not installed"
+)
 pytest_plugins = ["cli_fixtures"]
 
 Scores = Mapping[str, float]
