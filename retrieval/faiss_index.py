@@ -35,7 +35,6 @@ _LEAST = 16 * _PER_LIST
 """A product quantiser has 16 centroids."""
 _TRAINED_ON = 256
 """Vectors for each list that training takes at most."""
-_ASKED = 200
 _QUERIES = 256
 """Queries searched at a time: bounds what their candidates take."""
 
@@ -65,7 +64,7 @@ def recipe(kind: Kind, count: int, dimension: int) -> Recipe:
         )
     lists = max(1, min(int(4 * count**0.5), count // _PER_LIST))
     parts = max(m for m in range(1, max(1, dimension // 4) + 1) if dimension % m == 0)
-    return Recipe(f"IVF{lists},PQ{parts}x4fs", 10, lists, max(16, lists // 8))
+    return Recipe(f"IVF{lists},PQ{parts}x4fs", 10, lists, min(lists, max(64, lists // 8)))
 
 
 def check_kind(kind: str) -> Kind:
@@ -96,7 +95,7 @@ def write_index(folder: Path, kind: Kind) -> None:
     if kind == "hnsw":
         index.hnsw.efConstruction = 200
     if not index.is_trained:
-        index.train(shards.take(_sample(len(shards), max(chosen.lists, 64) * _TRAINED_ON)))
+        index.train(shards.take(sample(len(shards), max(chosen.lists, 64) * _TRAINED_ON)))
     for _, part in shards.parts():
         index.add(np.ascontiguousarray(part))
     path = index_file(folder, kind)
@@ -148,24 +147,15 @@ class VectorIndex:
                 found.append((rows[best], scores[best]))
         return found
 
-    def recall(self, depth: int = 10) -> float:
-        """Return the share of the ``depth`` truly nearest that is found, for 200 vectors of it.
-
-        The vectors are drawn at random from the index; each is left out of its own neighbours.
-        """
-        rows = _sample(len(self), _ASKED)
-        queries = self._shards.take(rows)
-        depth = min(depth, len(self) - 1)
-        if depth < 1:
-            return 1.0
-        exact = self._exact(queries, depth + 1)
-        hits = 0
-        for row, (found, _), truth in zip(
-            rows, self.search(queries, depth + 1), exact, strict=True
-        ):
-            wanted = [near for near in truth if near != row][:depth]
-            hits += len({*found.tolist()} & {*wanted})
-        return hits / (depth * len(rows))
+    def recall(self, queries: Vectors, depth: int = 10) -> float:
+        """Return the share of the ``depth`` truly nearest vectors that is found for queries."""
+        exact = self._exact(queries, min(depth, len(self)))
+        found = [rows for rows, _ in self.search(queries, depth)]
+        hits = sum(
+            len({*one.tolist()} & {*truth.tolist()})
+            for one, truth in zip(found, exact, strict=True)
+        )
+        return hits / exact.size
 
     def _candidates(self, queries: Vectors, k: int) -> NDArray[np.int64]:
         if self._index is None or self._recipe is None:
@@ -205,7 +195,7 @@ class VectorIndex:
         return self._faiss.index_cpu_to_all_gpus(whole, co=options)
 
 
-def _sample(count: int, wanted: int) -> NDArray[np.int64]:
+def sample(count: int, wanted: int) -> NDArray[np.int64]:
     """Return up to ``wanted`` rows of ``count``, drawn with a fixed seed, in order."""
     if wanted >= count:
         return np.arange(count, dtype=np.int64)

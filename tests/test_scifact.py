@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,7 +44,7 @@ def dense(kind: str, tell: Callable[[str], None] = lambda _: None) -> DenseRetri
 
 
 @pytest.fixture
-def opened(folder: Path, scifact: Collection) -> Iterator[Callable[[str], Retriever]]:
+def opened(folder: Path, scifact: Collection) -> Callable[[str], Retriever]:
     def make(kind: str) -> Retriever:
         retriever = dense(kind)
         assert not open_index(retriever, folder, scifact.documents).built
