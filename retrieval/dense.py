@@ -132,6 +132,8 @@ class DenseRetriever:
             write_index(folder, self.kind)
         self._ids = Ids(folder)
         self._index = VectorIndex(folder, self.kind)
+        if self._index.where != "cpu":
+            self._tell(f"Faiss searches on {self._index.where}")
         if made:
             texts = json.loads((folder / _ASKED).read_text(encoding="utf-8"))
             recall = self._index.recall(self.encoder.encode_queries(texts))

@@ -136,6 +136,43 @@ def test_recall_counts_neighbours_that_are_missed(tmp_path: Path) -> None:
     assert VectorIndex(folder, "flat").recall(queries) == 1.0
 
 
+def test_gpus_propose_in_half_precision_and_scores_stay_exact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Faiss for GPUs is not here: what it would hold in float16 is held so by its CPU index."""
+    import faiss
+
+    given: dict[str, object] = {}
+
+    class Options:
+        useFloat16 = shard = False  # noqa: N815
+
+    def to_gpus(index: faiss.IndexFlatIP, co: Options) -> faiss.IndexFlatIP:
+        given.update(float16=co.useFloat16, shard=co.shard)
+        rounded = faiss.IndexFlatIP(index.d)
+        rounded.add(index.reconstruct_n(0, index.ntotal).astype("float16").astype("float32"))
+        return rounded
+
+    for name, value in {
+        "StandardGpuResources": object,
+        "GpuMultipleClonerOptions": Options,
+        "get_num_gpus": lambda: 2,
+        "index_cpu_to_all_gpus": to_gpus,
+    }.items():
+        monkeypatch.setattr(faiss, name, value, raising=False)
+    both = vectors(1020, dimension=64)
+    rows, queries = both[:1000], both[1000:]
+    folder = written(tmp_path / "i", rows)
+    on_gpus = VectorIndex(folder, "flat")
+    assert on_gpus.where == "2 GPUs, float16"
+    found = on_gpus.search(queries, 10)
+    assert given == {"float16": True, "shard": True}
+    monkeypatch.undo()
+    for one, other in zip(found, VectorIndex(folder, "flat").search(queries, 10), strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1], other[1])
+
+
 def test_ivfpq_is_refused_where_it_cannot_be_trained() -> None:
     with pytest.raises(UsageError, match="at least 624 vectors; there are 623: take flat"):
         recipe("ivfpq", 623, 384)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ranklens.data.collection import Collection as Collection
     from ranklens.data.errors import RanklensError as RanklensError
     from ranklens.data.load import load_collection as load_collection
+    from ranklens.data.parts import Passages as Passages
     from ranklens.data.qrels import Qrels as Qrels
     from ranklens.data.qrels import read_qrels as read_qrels
     from ranklens.data.records import Document as Document
@@ -35,6 +36,14 @@ if TYPE_CHECKING:
     from ranklens.rerank.profile_file import load_profile as load_profile
     from ranklens.retrieval.base import Retriever as Retriever
     from ranklens.retrieval.bm25 import BM25Retriever as BM25Retriever
+    from ranklens.retrieval.dense import DenseRetriever as DenseRetriever
+    from ranklens.retrieval.encoder import Encoder as Encoder
+    from ranklens.retrieval.filter import EmbeddingFilter as EmbeddingFilter
+    from ranklens.retrieval.fusion import Fusion as Fusion
+    from ranklens.retrieval.hybrid import HybridRetriever as HybridRetriever
+    from ranklens.retrieval.index_folder import open_index as open_index
+    from ranklens.retrieval.lucene import LuceneRetriever as LuceneRetriever
+    from ranklens.retrieval.passages import PassageRetriever as PassageRetriever
 
 __version__ = "0.1.0"
 
@@ -42,6 +51,7 @@ _MODULES = {
     "ranklens.data.collection": ("Collection",),
     "ranklens.data.errors": ("RanklensError",),
     "ranklens.data.load": ("load_collection",),
+    "ranklens.data.parts": ("Passages",),
     "ranklens.data.qrels": ("Qrels", "read_qrels"),
     "ranklens.data.records": ("Document", "Judgement", "Query", "ScoredDoc"),
     "ranklens.data.runs": ("Run", "read_run", "write_run"),
@@ -53,6 +63,14 @@ _MODULES = {
     "ranklens.rerank.profile_file": ("load_profile",),
     "ranklens.retrieval.base": ("Retriever",),
     "ranklens.retrieval.bm25": ("BM25Retriever",),
+    "ranklens.retrieval.dense": ("DenseRetriever",),
+    "ranklens.retrieval.encoder": ("Encoder",),
+    "ranklens.retrieval.filter": ("EmbeddingFilter",),
+    "ranklens.retrieval.fusion": ("Fusion",),
+    "ranklens.retrieval.hybrid": ("HybridRetriever",),
+    "ranklens.retrieval.index_folder": ("open_index",),
+    "ranklens.retrieval.lucene": ("LuceneRetriever",),
+    "ranklens.retrieval.passages": ("PassageRetriever",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
