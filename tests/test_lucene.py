@@ -186,9 +186,9 @@ def test_the_command_line(
     assert {line.split()[-1] for line in lines} == {"lucene"}
     for wrong, said in (
         (["--rm3"], "--rm3 needs --retriever lucene"),
-        (["--heap", "2g", "--prebuilt", "x"], "--prebuilt, --heap needs --retriever lucene"),
+        (["--heap", "2g", "--prebuilt", "x"], "--prebuilt needs --retriever lucene"),
         (["--retriever", "lucene", "--heap", "many"], "the heap is 'many'"),
-        (["--retriever", "luzene"], "unknown retriever 'luzene'; choose bm25 or lucene"),
+        (["--retriever", "luzene"], "unknown retriever 'luzene'; choose bm25, lucene, dense"),
         (["--k1", "-1"], "k1 must be a finite number"),
     ):
         done = call("retrieve", collection, *wrong, "-o", tmp_path / "x.run")
