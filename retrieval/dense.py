@@ -132,8 +132,8 @@ class DenseRetriever:
             write_index(folder, self.kind)
         self._ids = Ids(folder)
         self._index = VectorIndex(folder, self.kind)
-        if made:
-            texts = json.loads((folder / _ASKED).read_text(encoding="utf-8"))
+        texts = json.loads((folder / _ASKED).read_text(encoding="utf-8")) if made else []
+        if texts:
             recall = self._index.recall(self.encoder.encode_queries(texts))
             self._tell(
                 f"{self.kind}: recall@10 {recall:.3f} against flat, asked for the first "
