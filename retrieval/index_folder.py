@@ -83,6 +83,13 @@ def open_index(
     return OpenedIndex(folder, True, manifest)
 
 
+def check_index(retriever: Retriever, folder: Path, documents: DocumentSource) -> None:
+    """Raise InvalidInputError where ``open_index`` would for what is there; nothing is built."""
+    folder = folder.expanduser().resolve()
+    if folder.exists():
+        _checked(folder, _plan(retriever, documents))
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of an index, its files checked for name and size.
 
