@@ -25,7 +25,7 @@ _VERSIONS = {
 }
 _DENSE = ("torch", "transformers", "sentence_transformers", "faiss")
 # The modules that a retriever takes, by the extra that brings them.
-_EXTRAS = {
+_EXTRAS: dict[str, dict[str, tuple[str, ...]]] = {
     "lucene": {"lucene": ("pyserini", "jnius")},
     "dense": {"dense": _DENSE},
     "hybrid": {"hybrid": ("ranx",), "dense": _DENSE},

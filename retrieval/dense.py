@@ -143,6 +143,8 @@ class DenseRetriever:
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return the ``k`` nearest documents of each query; equal scores by document id.
 
+        Where more score the same as the k-th than there is room for, Faiss chooses among them.
+
         Raises UsageError before there is an index and for k below 1, NumericalError that names
         the query for NaN or Inf.
         """

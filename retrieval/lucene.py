@@ -75,8 +75,9 @@ class LuceneRetriever:
     @property
     def pid(self) -> int | None:
         """The number of the process, or None while there is none."""
-        there = self._process is not None and not self._process.closed
-        return self._process.pid if there else None
+        if self._process is None or self._process.closed:
+            return None
+        return self._process.pid
 
     def start(self) -> None:
         """Start the process now, which else the first call does."""
