@@ -13,6 +13,7 @@ from ranklens.cli.retrievers import RetrieverSpec
 from ranklens.cli.run_folder import RunFolder, open_run_folder
 from ranklens.cli.specs import RerankerSpec, find_candidates
 from ranklens.cli.stages import (
+    check_index,
     fetch_texts,
     merged,
     request_numbers,
@@ -50,8 +51,8 @@ def run_pipeline(
     The first stage is BM25 where no ``retriever`` is given; its index is kept in the folder
     ``index`` where there is one. ``candidates`` names a run to rerank instead of retrieving;
     ``limit`` takes the first queries only; ``overwrite`` drops an earlier run, once settings,
-    candidates and model of this one are found to work. Raises PartialError on Ctrl-C, with what
-    is done kept.
+    candidates, index and model of this one are found to work. Raises PartialError on Ctrl-C, with
+    what is done kept.
     """
     if depth < 1:
         raise UsageError(f"--depth must be at least 1, got {depth}")
@@ -75,7 +76,9 @@ def run_pipeline(
                 "reranker": reranker.describe(),
                 "depth": depth,
             }
-            # A model that does not load is refused before an earlier run is dropped for it.
+            # What cannot be used is refused before an earlier run is dropped for it.
+            if overwrite and index is not None:
+                check_index(collection, retrieving, index)
             loaded = _load(reranker) if overwrite else None
             if folder.begin(manifest, overwrite=overwrite):
                 note(f"resuming in {folder.path}")

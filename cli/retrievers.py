@@ -23,6 +23,13 @@ _VERSIONS = {
     "dense": ("sentence-transformers", "torch", "transformers"),
     "hybrid": ("bm25s", "PyStemmer", "ranx", "sentence-transformers", "torch", "transformers"),
 }
+_DENSE = ("torch", "transformers", "sentence_transformers", "faiss")
+# The modules that a retriever takes, by the extra that brings them.
+_EXTRAS: dict[str, dict[str, tuple[str, ...]]] = {
+    "lucene": {"lucene": ("pyserini", "jnius")},
+    "dense": {"dense": _DENSE},
+    "hybrid": {"hybrid": ("ranx",), "dense": _DENSE},
+}
 _ENCODED = ("dense", "hybrid")
 # The retrievers that have an option, by the name of the field.
 _OF = {
@@ -124,17 +131,22 @@ class RetrieverSpec:
 
     def build(self) -> Retriever:
         """Return the retriever; raises as it does."""
+        self._require()
         if self.name != "hybrid":
             return self._split(self._single(self.name))
-        from ranklens.data.extras import require
         from ranklens.retrieval.fusion import Fusion
         from ranklens.retrieval.hybrid import HybridRetriever
 
-        # Found out before hours of encoding.
-        require("hybrid", "ranx")
         fusion = None if self.fusion is None else Fusion.parse(self.fusion)
         parts = {name: self._split(self._single(name)) for name in ("bm25", "dense")}
         return HybridRetriever(parts, fusion)
+
+    def _require(self) -> None:
+        """Raise MissingPrerequisiteError now: what is searched by comes after hours of encoding."""
+        from ranklens.data.extras import require
+
+        for extra, modules in _EXTRAS.get(self.name, {}).items():
+            require(extra, *modules)
 
     def _split(self, retriever: Retriever) -> Retriever:
         """Return the retriever over passages, where these are asked for."""
@@ -186,8 +198,10 @@ class RetrieverSpec:
     def describe(self) -> dict[str, Any]:
         """Return what a retrieval depends on beside collection and depth.
 
-        An encoder's model is pulled where it is not there yet.
+        An encoder's model is pulled where it is not there yet. Raises MissingPrerequisiteError
+        without what the retriever needs.
         """
+        self._require()
         found: dict[str, Any] = {"retriever": self.name}
         if self.name != "dense":
             from ranklens.retrieval.analysis import check_language

@@ -81,6 +81,14 @@ def _index(
     note(f"index {folder}: {opened.facts['documents']} documents, {how}")
 
 
+def check_index(collection: Collection, retriever: RetrieverSpec, folder: Path) -> None:
+    """Raise InvalidInputError for an index that ``retrieve`` would not use."""
+    from ranklens.retrieval.index_folder import check_index
+
+    with contextlib.closing(retriever.build()) as engine:
+        check_index(engine, folder, collection.documents)
+
+
 def without_queries(run: Run, k: int | None = None) -> Run:
     """Return a run without documents that have their query's id, the first ``k`` of the rest."""
     others = {q: [doc for doc in docs if doc.doc_id != q] for q, docs in run.items()}

@@ -134,8 +134,8 @@ class DenseRetriever:
         self._index = VectorIndex(folder, self.kind)
         if self._index.where != "cpu":
             self._tell(f"Faiss searches on {self._index.where}")
-        if made:
-            texts = json.loads((folder / _ASKED).read_text(encoding="utf-8"))
+        texts = json.loads((folder / _ASKED).read_text(encoding="utf-8")) if made else []
+        if texts:
             recall = self._index.recall(self.encoder.encode_queries(texts))
             self._tell(
                 f"{self.kind}: recall@10 {recall:.3f} against flat, asked for the first "
@@ -144,6 +144,8 @@ class DenseRetriever:
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return the ``k`` nearest documents of each query; equal scores by document id.
+
+        Where more score the same as the k-th than there is room for, Faiss chooses among them.
 
         Raises UsageError before there is an index and for k below 1, NumericalError that names
         the query for NaN or Inf.

@@ -124,9 +124,10 @@ class Encoder:
     def count_cut(self, texts: Sequence[str]) -> int:
         """Return how many passages have more tokens than are read."""
         limit = self.limit
-        # A token has at least one character, so short texts need no look.
         prompt = self._prompt("document", self.passage_prompt)
-        long = [prompt + text for text in texts if limit and len(prompt) + len(text) + 2 > limit]
+        # A token has at least one byte, a character perhaps several tokens: short texts need no
+        # look.
+        long = [prompt + text for text in texts if limit and _bytes(prompt + text) + 2 > limit]
         if not long:
             return 0
         encoded = self._module().tokenizer(long, truncation=False, verbose=False)
@@ -196,6 +197,10 @@ class Encoder:
             tokenizer.pad_token = tokenizer.eos_token
         _limit(loaded, self.model, self.max_tokens)
         return loaded.eval()
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 def _repooled(loaded: Any, pooling: Pooling, device: str) -> Any:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ranklens.data.errors import UsageError
+from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.extras import require
 from ranklens.retrieval.encoder import Vectors
 from ranklens.retrieval.shards import Shards
@@ -85,6 +85,8 @@ def write_index(folder: Path, kind: Kind) -> None:
 
     Training is on a sample drawn with a fixed seed; a graph depends on the order in which threads
     come to it, so two are not the same to the byte.
+
+    Raises InvalidInputError where it cannot be written.
     """
     if kind == "flat":
         return
@@ -103,12 +105,17 @@ def write_index(folder: Path, kind: Kind) -> None:
     try:
         faiss.write_index(index, str(temporary))
         temporary.replace(path)
+    except RuntimeError as error:
+        raise InvalidInputError(f"cannot write {path}: {_said(error)}") from None
     finally:
         temporary.unlink(missing_ok=True)
 
 
 class VectorIndex:
-    """An index that is open for search. ``where`` says what searches: the CPU or GPUs."""
+    """An index that is open for search. ``where`` says what searches: the CPU or GPUs.
+
+    Raises InvalidInputError for a file of ``kind`` that is damaged, or of other vectors.
+    """
 
     def __init__(self, folder: Path, kind: Kind) -> None:
         self._faiss = _faiss()
@@ -123,7 +130,7 @@ class VectorIndex:
                 self.where = f"{gpus} GPUs, float16" if gpus > 1 else "GPU, float16"
         else:
             self._recipe = recipe(kind, len(self._shards), self._shards.dimension)
-            self._index = self._faiss.read_index(str(index_file(folder, kind)))
+            self._index = self._read(index_file(folder, kind))
             if self._recipe.probes:
                 self._faiss.extract_index_ivf(self._index).nprobe = self._recipe.probes
 
@@ -156,6 +163,19 @@ class VectorIndex:
             for one, truth in zip(found, exact, strict=True)
         )
         return hits / exact.size
+
+    def _read(self, file: Path) -> Any:
+        wrong = f"{file} is damaged; remove it, and it is made anew of the vectors beside it"
+        try:
+            index = self._faiss.read_index(str(file))
+        except RuntimeError as error:
+            raise InvalidInputError(f"{wrong} ({_said(error)})") from None
+        if (index.ntotal, index.d) != (len(self), self._shards.dimension):
+            raise InvalidInputError(
+                f"{wrong} (it has {index.ntotal} vectors of {index.d}, "
+                f"these are {len(self)} of {self._shards.dimension})"
+            )
+        return index
 
     def _candidates(self, queries: Vectors, k: int) -> NDArray[np.int64]:
         if self._index is None or self._recipe is None:
@@ -201,6 +221,11 @@ def sample(count: int, wanted: int) -> NDArray[np.int64]:
         return np.arange(count, dtype=np.int64)
     drawn = np.random.default_rng(_SEED).choice(count, wanted, replace=False)
     return np.sort(drawn).astype(np.int64)
+
+
+def _said(error: RuntimeError) -> str:
+    """Return what Faiss says is wrong, without where in its sources."""
+    return str(error).rpartition("Error: ")[2].strip()
 
 
 def _has_gpus(faiss: Any) -> bool:

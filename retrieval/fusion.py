@@ -32,6 +32,9 @@ _MEASURES = {"nDCG": "ndcg", "AP": "map", "RR": "mrr", "P": "precision", "R": "r
 _DIGITS = 12
 """Digits of a score: sums of the same terms in another order agree to so many."""
 
+_MOST = 1_000_000_000
+"""The largest k: numba has no integers of any size."""
+
 # One caller at a time: numba's own pool of threads ends the process when there are two.
 _ALONE = threading.Lock()
 
@@ -75,8 +78,8 @@ class Fusion:
             self._check_weights(self.weights)
         if self.k is not None and self.method != "rrf":
             raise UsageError(f"k is of rrf; {self.method} has none")
-        if self.k is not None and self.k < 0:
-            raise UsageError(f"rrf's k must be at least 0, got {self.k}")
+        if self.k is not None and not 0 <= self.k <= _MOST:
+            raise UsageError(f"rrf's k must be at least 0 and at most {_MOST}, got {self.k}")
 
     @classmethod
     def parse(cls, text: str) -> Fusion:

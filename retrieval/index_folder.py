@@ -33,6 +33,8 @@ from ranklens.retrieval.base import Retriever
 FORMAT = 1
 MANIFEST = "manifest.json"
 _PLAN = "plan.json"
+_TABLES = ("settings", "facts", "files")
+_ANEW = "`ranklens retrieve --overwrite` builds it anew"
 
 
 class BusyError(RanklensError):
@@ -59,11 +61,12 @@ def open_index(
 ) -> OpenedIndex:
     """Open the index of these documents in ``folder``; build it where there is none.
 
-    Raises InvalidInputError for an index of other documents, settings or format, a damaged one
-    (unless ``overwrite``, which builds it anew), and always for a folder that is no index;
-    BusyError while another process builds it.
+    Raises InvalidInputError for an index of other documents, settings or format, or one that
+    lacks files (unless ``overwrite``, which builds it anew), and always for a folder that is no
+    index, or whose manifest does not say so; BusyError while another process builds it.
     """
-    folder = folder.expanduser().absolute()
+    # A link stays one: what it points to is replaced.
+    folder = folder.expanduser().resolve()
     wanted = _plan(retriever, documents)
     if folder.exists() and not (overwrite and _replaceable(folder)):
         manifest = _checked(folder, wanted)
@@ -78,6 +81,13 @@ def open_index(
         manifest = _built(retriever, folder, workshop, documents, wanted)
     retriever.open(folder)
     return OpenedIndex(folder, True, manifest)
+
+
+def check_index(retriever: Retriever, folder: Path, documents: DocumentSource) -> None:
+    """Raise InvalidInputError where ``open_index`` would for what is there; nothing is built."""
+    folder = folder.expanduser().resolve()
+    if folder.exists():
+        _checked(folder, _plan(retriever, documents))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -95,23 +105,23 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise InvalidInputError(
             f"{folder} is not an index: it has no {MANIFEST}; give a new folder, or remove it"
         )
-    again = "--overwrite builds it anew"
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        found = manifest["format"]
-    except (ValueError, KeyError, TypeError):
-        raise InvalidInputError(f"{path} is damaged; {again}") from None
-    if found != FORMAT:
+    manifest = _read(path)
+    if not _is_of_index(manifest):
         raise InvalidInputError(
-            f"{folder} is an index of format {found!r}, made by ranklens "
-            f"{manifest.get('ranklens', '?')}; this version reads format {FORMAT}: {again}"
+            f"{folder} is not an index: its {MANIFEST} is damaged, or of something else; "
+            "give a new folder, or remove it"
+        )
+    if manifest["format"] != FORMAT:
+        raise InvalidInputError(
+            f"{folder} is an index of format {manifest['format']!r}, made by ranklens "
+            f"{manifest.get('ranklens', '?')}; this version reads format {FORMAT}: {_ANEW}"
         )
     for name, size in manifest["files"].items():
         file = folder / name
         there = file.stat().st_size if file.is_file() else None
         if there != size:
             state = "is missing" if there is None else f"has {there} bytes instead of {size}"
-            raise InvalidInputError(f"the index {folder} is damaged: {name} {state}; {again}")
+            raise InvalidInputError(f"the index {folder} is damaged: {name} {state}; {_ANEW}")
     return dict(manifest)
 
 
@@ -121,8 +131,17 @@ def _plan(retriever: Retriever, documents: DocumentSource) -> dict[str, Any]:
 
 
 def _replaceable(folder: Path) -> bool:
-    """Say whether a folder may be replaced: it is an index, however damaged, or empty."""
-    return folder.is_dir() and ((folder / MANIFEST).is_file() or not any(folder.iterdir()))
+    """Say whether a folder may be replaced: it has the manifest of an index, or is empty."""
+    return folder.is_dir() and (_is_of_index(_read(folder / MANIFEST)) or not any(folder.iterdir()))
+
+
+def _is_of_index(manifest: Any) -> bool:
+    """Say whether a manifest is one of an index: many programs call a file manifest.json."""
+    return (
+        isinstance(manifest, dict)
+        and {"format", "documents"} <= manifest.keys()
+        and all(isinstance(manifest.get(name), dict) for name in _TABLES)
+    )
 
 
 def _checked(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,7 +153,7 @@ def _checked(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     if differing:
         raise InvalidInputError(
             f"the index {folder} is of something else: {'; '.join(differing[:3])}. "
-            "Give another folder, or --overwrite to build it anew"
+            f"Give another folder, or {_ANEW}"
         )
     return manifest
 
@@ -142,15 +161,24 @@ def _checked(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
 def _differences(
     manifest: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any, Any]]:
-    there, asked = manifest.get("settings", {}), wanted["settings"]
+    there, asked = manifest["settings"], wanted["settings"]
     if there.get("retriever") != asked["retriever"]:
         yield "retriever", there.get("retriever"), asked["retriever"]
         return
-    if manifest.get("documents") != wanted["documents"]:
-        yield "documents", manifest.get("documents"), wanted["documents"]
+    if manifest["documents"] != wanted["documents"]:
+        yield "documents", manifest["documents"], wanted["documents"]
+    yield from _differing("", there, asked)
+
+
+def _differing(
+    within: str, there: Mapping[str, Any], asked: Mapping[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
     for name in sorted({*there, *asked}):
-        if there.get(name) != asked.get(name):
-            yield name, there.get(name), asked.get(name)
+        one, other = there.get(name), asked.get(name)
+        if isinstance(one, dict) and isinstance(other, dict):
+            yield from _differing(f"{within}{name}.", one, other)
+        elif one != other:
+            yield f"{within}{name}", one, other
 
 
 def _short(value: Any) -> str:
@@ -188,6 +216,8 @@ def _built(
     if workshop.exists() and not (retriever.resumes and _read(plan) == wanted):
         shutil.rmtree(workshop)
     workshop.mkdir(exist_ok=True)
+    # Of a process that was killed just before the end: it is none of the index's files.
+    (workshop / MANIFEST).unlink(missing_ok=True)
     write_json(plan, wanted)
     try:
         facts = retriever.build(documents, workshop)
@@ -212,10 +242,11 @@ def _built(
     return manifest
 
 
-def _read(plan: Path) -> Any:
+def _read(file: Path) -> Any:
+    """Return what a JSON file holds, None where there is none or it is damaged."""
     try:
-        return json.loads(plan.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
 
 

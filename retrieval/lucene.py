@@ -75,7 +75,9 @@ class LuceneRetriever:
     @property
     def pid(self) -> int | None:
         """The number of the process, or None while there is none."""
-        return None if self._process is None else self._process.pid
+        if self._process is None or self._process.closed:
+            return None
+        return self._process.pid
 
     def start(self) -> None:
         """Start the process now, which else the first call does."""
@@ -184,7 +186,7 @@ class LuceneRetriever:
 
     def _started(self) -> LuceneProcess:
         """Return the process, started and with the index open where there is one."""
-        if self._process is None:
+        if self._process is None or self._process.closed:
             self._process = LuceneProcess(self.heap)
             if self._open is not None:
                 self._process.ask(self._open)

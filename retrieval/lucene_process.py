@@ -53,11 +53,17 @@ class LuceneProcess:
         """The number of the process."""
         return self._process.pid
 
+    @property
+    def closed(self) -> bool:
+        """Whether the process was ended from here."""
+        return not self._finalizer.alive
+
     def ask(self, request: dict[str, Any], documents: Iterable[dict[str, Any]] = ()) -> Any:
         """Return the answer to a request, after sending ``documents`` where it is for an index.
 
         Raises WorkerDiedError when the process ends before it answers, InvalidInputError with
-        what Lucene says when it cannot do it.
+        what Lucene says when it cannot do it. Whatever else ends the exchange, an interrupt or
+        what reading ``documents`` raises, ends the process.
         """
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
@@ -72,6 +78,10 @@ class LuceneProcess:
             answered = stdout.readline()
         except (BrokenPipeError, ConnectionResetError):
             answered = b""
+        except BaseException:
+            # Half a request, or an answer that nobody reads, would be taken for what comes next.
+            self.close()
+            raise
         if not answered.endswith(b"\n"):
             raise WorkerDiedError(self._death())
         answer = json.loads(answered)

@@ -63,13 +63,19 @@ class _Lucene:
         options += ["-storePositions", "-storeDocvectors", "-language", request["language"]]
         if request["fields"]:
             options += ["-fields", *request["fields"]]
-        indexer = LuceneIndexer(args=options, threads=request["threads"])
+        batches = _batches(lines)
         count = 0
-        for batch in _batches(lines):
-            # As JSON: from dicts Pyserini takes the contents alone.
-            indexer.add_batch_raw(batch)
-            count += len(batch)
-        indexer.close()
+        try:
+            indexer = LuceneIndexer(args=options, threads=request["threads"])
+            for batch in batches:
+                # As JSON: from dicts Pyserini takes the contents alone.
+                indexer.add_batch_raw(batch)
+                count += len(batch)
+            indexer.close()
+        finally:
+            # Documents that nobody read would count as requests, and be answered one by one.
+            for _ in batches:
+                pass
         return {"documents": count}
 
     def open(self, request: dict[str, Any], _: TextIO) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import signal
 import subprocess
@@ -110,6 +111,44 @@ def test_a_pipeline_with_a_dense_first_stage(
     assert manifest["first_stage"]["faiss"] == "flat"
     assert "resuming" in call(*arguments).stderr
     assert (tmp_path / "kept" / "manifest.json").is_file()
+
+
+def test_an_earlier_run_is_not_dropped_for_an_index_that_is_refused(
+    call: Call, collection: Path, decoder: str, tmp_path: Path
+) -> None:
+    arguments = ["run", collection, "--index", "kept", "--reranker", decoder, "--out", "runs"]
+    assert call(*arguments, "--depth", 2).returncode == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "runs").iterdir()}
+    with (collection / "docs.jsonl").open("a") as stream:
+        stream.write('{"_id": "new", "text": "bread"}\n')
+    other = call(*arguments, "--depth", 3, "--overwrite")
+    assert other.returncode == 5
+    assert "Give another folder, or `ranklens retrieve --overwrite` builds it anew" in other.stderr
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "runs").iterdir()}
+    anew = call("retrieve", collection, "--index", "kept", "--overwrite", "-o", "x.run")
+    assert anew.returncode == 0
+    assert call(*arguments, "--depth", 3, "--overwrite").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("retriever", "missing"),
+    [("lucene", "pyserini"), ("hybrid", "ranx"), ("dense", "faiss"), ("hybrid", "faiss")],
+)
+def test_what_is_not_installed_is_named_before_the_work(
+    call: Call, collection: Path, monkeypatch: pytest.MonkeyPatch, retriever: str, missing: str
+) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name, *rest: (name != missing and real(name, *rest)) or None,
+    )
+    for arguments in (["run", collection, "--out", "r"], ["retrieve", collection, "-o", "x.run"]):
+        done = call(*arguments, "--retriever", retriever)
+        extra = {"pyserini": "lucene", "ranx": "hybrid", "faiss": "dense"}[missing]
+        assert done.returncode == 3, done.stderr
+        assert done.stderr.endswith(f"not installed: pip install 'ranklens[{extra}]'\n")
+        assert missing in done.stderr
+        assert "indexing" not in done.stderr
 
 
 def test_killed_while_it_encodes_it_goes_on(

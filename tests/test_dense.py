@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -305,6 +306,48 @@ def test_one_folder_serves_every_kind(tiny_encoder: Path, tmp_path: Path) -> Non
         assert not open_index(
             DenseRetriever(counted, kind=kind, tell=pytest.fail), tmp_path / "i", documents
         ).built
+
+
+def test_a_damaged_index_of_a_kind_is_named(tiny_encoder: Path, tmp_path: Path) -> None:
+    documents = corpus(tmp_path / "docs.tsv", 30)
+
+    def graph() -> DenseRetriever:
+        return DenseRetriever(Encoder(str(tiny_encoder), device="cpu"), kind="hnsw")
+
+    open_index(graph(), tmp_path / "i", documents)
+    open_index(graph(), tmp_path / "other", corpus(tmp_path / "other.tsv", 31))
+    file = tmp_path / "i" / "index-hnsw.faiss"
+    others = (tmp_path / "other" / "index-hnsw.faiss").read_bytes()
+    for content, said in (
+        (file.read_bytes()[:900], "read error"),
+        (b"", "read error"),
+        (others, r"it has 31 vectors of 32, these are 30 of 32"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(InvalidInputError, match=rf"hnsw\.faiss is damaged; remove it.*{said}"):
+            open_index(graph(), tmp_path / "i", documents)
+    file.unlink()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(InvalidInputError, match=r"cannot write .*faiss: .*File too large"):
+            open_index(graph(), tmp_path / "i", documents)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list((tmp_path / "i").glob("*faiss*"))
+    assert not list((tmp_path / "i").glob(".*"))
+    assert not open_index(graph(), tmp_path / "i", documents).built
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+def test_documents_without_a_word_make_an_index(tiny_encoder: Path, kind: str) -> None:
+    retriever = DenseRetriever(
+        Encoder(str(tiny_encoder), device="cpu"), kind=kind, tell=pytest.fail
+    )
+    retriever.index([Document("b", ""), Document("a", " \n")])
+    found = retriever.search(QUERIES[:1], 5)[QUERIES[0].id]
+    assert [(doc.doc_id, doc.score) for doc in found] == [("a", 0.0), ("b", 0.0)]
+    retriever.close()
 
 
 class Broken(Encoder):

@@ -115,6 +115,11 @@ def test_texts_are_cut_at_the_limit_and_counted(tiny_encoder: Path) -> None:
     np.testing.assert_allclose(found, oracle(tiny_encoder, texts, "mean", 6), atol=1e-5)
 
 
+def test_characters_of_several_tokens_count_as_such(tiny_model: Callable[..., Path]) -> None:
+    encoder = Encoder(str(tiny_model()), max_tokens=16, device="cpu")
+    assert encoder.count_cut(["é" * 12, "é" * 8, "🍞" * 5]) == 2
+
+
 def test_blank_texts_resemble_nothing(tiny_encoder: Path) -> None:
     told: list[int] = []
     found = Encoder(str(tiny_encoder), device="cpu").encode_passages(

@@ -70,6 +70,10 @@ def test_an_index_of_something_else_is_refused_and_named(
     hybrid = HybridRetriever({"one": BM25Retriever(), "two": BM25Retriever(k1=2)})
     with pytest.raises(InvalidInputError, match='retriever: "bm25" there, "hybrid" wanted'):
         open_index(hybrid, tmp_path / "i", documents)
+    open_index(hybrid, tmp_path / "h", documents)
+    other_part = HybridRetriever({"one": BM25Retriever(), "two": BM25Retriever(k1=3)})
+    with pytest.raises(InvalidInputError, match=r"else: two\.k1: 2 there, 3 wanted\. Give"):
+        open_index(other_part, tmp_path / "h", documents)
     passages = PassageRetriever(BM25Retriever(), Passages(2, 1))
     with pytest.raises(InvalidInputError, match=r'passages: null there, {"size": 2, "overlap": 1'):
         open_index(passages, tmp_path / "i", documents)
@@ -92,10 +96,9 @@ def test_a_damaged_index_is_refused_until_it_is_built_anew(
     with pytest.raises(InvalidInputError, match=f"has {len(whole) - 1} bytes instead of"):
         open_index(BM25Retriever(), folder, documents)
     part.unlink()
-    with pytest.raises(InvalidInputError, match=r"data\.csc\.index\.npy is missing; --overwrite"):
-        open_index(BM25Retriever(), folder, documents)
-    (folder / "manifest.json").write_text("{")
-    with pytest.raises(InvalidInputError, match=r"manifest\.json is damaged; --overwrite"):
+    with pytest.raises(
+        InvalidInputError, match=r"index\.npy is missing; `ranklens retrieve --over"
+    ):
         open_index(BM25Retriever(), folder, documents)
     assert open_index(BM25Retriever(), folder, documents, overwrite=True).built
     assert part.read_bytes() == whole
@@ -121,6 +124,12 @@ def test_what_is_no_index_is_never_touched(documents: FileDocuments, tmp_path: P
             open_index(BM25Retriever(), folder, documents, overwrite=overwrite)
         with pytest.raises(InvalidInputError, match="is a file, not the folder of an index"):
             open_index(BM25Retriever(), folder / "chapter.txt", documents, overwrite=overwrite)
+    others = ["{", "[]", '{"format": 1, "collection": {}, "reranker": {}}', '{"format": 1}']
+    for manifest in others:
+        (folder / "manifest.json").write_text(manifest)
+        for overwrite in (False, True):
+            with pytest.raises(InvalidInputError, match="json is damaged, or of something"):
+                open_index(BM25Retriever(), folder, documents, overwrite=overwrite)
     assert (folder / "chapter.txt").read_text() == "all my work"
     with pytest.raises(MissingResourceError, match="no index"):
         read_manifest(tmp_path / "nowhere")
@@ -172,6 +181,42 @@ def test_what_a_killed_process_left_is_cleared_away(
     open_index(BM25Retriever(), tmp_path / "i", documents)
     assert not left.exists()
     assert not (tmp_path / "i" / "stray").exists()
+
+
+class Resuming(BM25Retriever):
+    """BM25 whose build goes on in a folder, as that of vectors does."""
+
+    resumes = True
+
+
+def test_a_process_killed_at_the_very_end_leaves_what_becomes_an_index(
+    documents: FileDocuments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ranklens.retrieval.index_folder._swap", killed)
+        with pytest.raises(SystemExit):
+            open_index(Resuming(), tmp_path / "i", documents)
+    assert (tmp_path / ".i.building" / "manifest.json").is_file()
+    assert open_index(Resuming(), tmp_path / "i", documents).built
+    assert "manifest.json" not in read_manifest(tmp_path / "i")["files"]
+    assert not open_index(Resuming(), tmp_path / "i", documents).built
+
+
+def test_an_index_behind_a_link_is_built_anew_where_it_lies(
+    documents: FileDocuments, tmp_path: Path
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "large-disk" / "i", target_is_directory=True)
+    for number in range(3):
+        k1 = 1.0 + number
+        assert open_index(BM25Retriever(k1=k1), link, documents, overwrite=True).built
+        assert link.is_symlink()
+        assert read_manifest(tmp_path / "large-disk" / "i")["settings"]["k1"] == k1
+    there = sorted(path.name for path in (tmp_path / "large-disk").iterdir())
+    assert there == [".i.lock", "i"]
 
 
 def test_where_nothing_can_be_written_the_folder_is_named(

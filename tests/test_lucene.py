@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -88,6 +89,45 @@ def test_equal_scores_go_by_id_and_k_is_kept(indexed: LuceneRetriever) -> None:
 def test_java_stays_out_of_this_process(indexed: LuceneRetriever) -> None:
     assert indexed.pid != os.getpid()
     assert not {"jnius", "pyserini"} & set(sys.modules)
+
+
+def test_an_index_that_lucene_cannot_write_is_an_error(
+    indexed: LuceneRetriever, tmp_path: Path
+) -> None:
+    """More documents than pipes hold: whoever sends them must not wait for whoever answers."""
+    (tmp_path / "file").write_text("")
+    many = [Document(f"d{number}", "bread " * 20) for number in range(20_000)]
+    before = indexed.pid
+    with pytest.raises(InvalidInputError, match=r"Lucene: .*file"):
+        indexed.build(many, tmp_path / "file")
+    assert set(found(indexed, "oven")) == {"oven"}
+    assert indexed.pid == before
+
+
+def test_what_was_interrupted_is_not_taken_for_what_comes_next(
+    indexed: LuceneRetriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted:
+        def __init__(self, stream: IO[bytes]) -> None:
+            self.close = stream.close
+
+        def readline(self) -> bytes:
+            raise KeyboardInterrupt
+
+    def broken() -> Iterator[Document]:
+        yield from DOCUMENTS
+        raise InvalidInputError("line 8: not JSON")
+
+    process = indexed._started()._process
+    assert process.stdout is not None
+    monkeypatch.setattr(process, "stdout", Interrupted(process.stdout))
+    with pytest.raises(KeyboardInterrupt):
+        found(indexed, "guitar")
+    assert indexed.pid is None
+    assert set(found(indexed, "oven")) == {"oven"}
+    with pytest.raises(InvalidInputError, match="line 8"):
+        indexed.build(broken(), tmp_path)
+    assert indexed.pid is None
 
 
 def test_a_dead_process_is_started_again_once(
