@@ -118,6 +118,10 @@ def listed(*candidates: Any) -> dict[str, Any]:
             "'d' has the score '1', not a finite",
         ),
         ([listed({"docid": "d", "doc": CATS, "score": True})], "'d' has the score True"),
+        (
+            [listed({"docid": "d", "doc": CATS, "score": 10**400})],
+            r"'d' has the score 10{79}… \(401 characters\), not a finite",
+        ),
         ([listed(*[{"docid": "d", "doc": CATS}] * 2)], "1: query '1' lists document 'd' twice"),
         ([REQUESTS[0], REQUESTS[1], REQUESTS[0]], r"3: query id '1' occurs twice .*on line 1"),
         ([], "the file is empty"),
