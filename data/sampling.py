@@ -95,7 +95,8 @@ def _fitting(collection: Collection, present: set[str], size: int) -> tuple[list
     for query in collection.queries:
         grades = collection.qrels.get(query.id, {})
         of_query = {doc_id for doc_id, grade in grades.items() if grade > 0 and doc_id in present}
-        if len(relevant | of_query) <= size:
+        # What is new of few documents: all that is relevant is too much to copy for each query.
+        if len(relevant) + len(of_query - relevant) <= size:
             queries.append(query)
             relevant |= of_query
         smallest = len(of_query) if smallest is None else min(smallest, len(of_query))

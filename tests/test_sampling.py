@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ranklens.data.collection import Collection
 from ranklens.data.errors import InvalidInputError
 from ranklens.data.load import load_collection
+from ranklens.data.qrels import Qrels
+from ranklens.data.records import Document, Judgement, Query
 from ranklens.data.sampling import sampled
 
 pytest_plugins = ["cli_fixtures"]
@@ -91,6 +95,29 @@ def test_queries_whose_relevant_documents_do_not_fit_are_left_out(
     large = "".join(f"{q} 0 d{n} 1\n" for q in ("q1", "q2", "q3") for n in range(5))
     with pytest.raises(InvalidInputError, match=r"sample of 4 documents is too small .* has 5"):
         sampled(load_collection(str(folder(large))), 4)
+
+
+def test_many_queries_take_linear_time() -> None:
+    class Numbered:
+        def __iter__(self) -> Iterator[Document]:
+            return (Document(f"d{n}", "text") for n in range(60_001))
+
+        def get_many(self, ids: Iterable[str]) -> dict[str, Document]:
+            return {}
+
+        def fingerprint(self) -> str:
+            return "numbered"
+
+    whole = Collection(
+        "many",
+        Numbered(),
+        [Query(f"q{n}", "text") for n in range(60_000)],
+        Qrels(Judgement(f"q{n}", f"d{n}", 1) for n in range(60_000)),
+    )
+    began = time.perf_counter()
+    assert len(sampled(whole, 30_000).queries) == 30_000
+    # With all that is relevant copied for each query it takes a minute.
+    assert time.perf_counter() - began < 15
 
 
 def test_a_sample_has_a_fingerprint_of_its_own(folder: Callable[..., Path]) -> None:
