@@ -95,8 +95,12 @@ def read_reference(path: Path) -> list[ReferenceRow]:
             f"no reference rows at {path}: benchmarks/reference.yaml of a checkout of ranklens "
             "has them; go there, or give --rows FILE"
         )
+    text = read_text(path)
     try:
-        content = yaml.safe_load(read_text(path))
+        content = yaml.safe_load(text)
+    except (ValueError, RecursionError) as error:
+        # A date that no calendar has, brackets in thousands of brackets.
+        raise InvalidInputError(f"{path}: not YAML that can be read ({error})") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -183,6 +187,15 @@ def _rows(
     tolerance = condition.get("tolerance", float)
     if not 0 <= tolerance < math.inf:
         raise InvalidInputError(f"{condition.where}: 'tolerance' must be at least 0 and finite")
+    options = condition.get("options", dict, default={})
+    for option, value in options.items():
+        # What else YAML knows, such as dates, no option takes and no JSON shows.
+        number = isinstance(value, float) and math.isfinite(value)
+        if not isinstance(option, str) or not (number or isinstance(value, str | int | None)):
+            raise InvalidInputError(
+                f"{condition.where}: an option is a name with text, a finite number, true or "
+                f"false, got {shown({option: value})}"
+            )
     for set_name, values in condition.get("rows", dict).items():
         row_name = f"{name}/{set_name}"
         if set_name not in sets:
@@ -190,6 +203,12 @@ def _rows(
         table = _Table(f"{path}: row {row_name!r}", values, None)
         if not values:
             raise InvalidInputError(f"{table.where}: no measure is expected")
+        for measure in values:
+            if not isinstance(measure, str) or not math.isfinite(table.get(measure, float)):
+                raise InvalidInputError(
+                    f"{table.where}: expected a measure and its finite value, got "
+                    f"{shown({measure: values[measure]})}"
+                )
         yield ReferenceRow(
             name=row_name,
             kind=kind,
@@ -199,6 +218,6 @@ def _rows(
             source=condition.get("source", str),
             retriever=condition.get("retriever", str) if searched else "",
             candidates="" if searched else condition.get("candidates", str),
-            options=condition.get("options", dict, default={}),
+            options=options,
             remove_query=condition.get("remove_query", bool, default=False),
         )
