@@ -30,11 +30,12 @@ class SampledDocuments:
         return self._source.get_many(self._ids.intersection(ids))
 
     def fingerprint(self) -> str:
-        """Return the source's fingerprint with that of the chosen ids."""
+        """Return the fingerprint of the chosen ids with the source's."""
         digest = hashlib.sha256(
             "\n".join(sorted(self._ids)).encode(errors="surrogatepass")
         ).hexdigest()
-        return f"{self._source.fingerprint()}, sample of {len(self._ids)}: sha256:{digest}"
+        # What differs comes first: errors show the beginning.
+        return f"sample of {len(self._ids)}, sha256:{digest}, of {self._source.fingerprint()}"
 
 
 def sampled(collection: Collection, size: int) -> Collection:

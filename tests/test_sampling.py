@@ -140,6 +140,16 @@ def test_retrieve_searches_the_sample(call: Call, folder: Callable[..., Path]) -
     assert {line.split()[2] for line in output.read_text().splitlines()} == expected
 
 
+def test_an_index_of_a_sample_says_what_it_is_of(call: Call, folder: Callable[..., Path]) -> None:
+    retrieve = ["retrieve", folder(QRELS), "--index", "kept", "-o", "bm25.run"]
+    assert call(*retrieve, "--sample", "9").returncode == 0
+    other = call(*retrieve, "--sample", "10")
+    assert other.returncode == 5
+    assert 'documents: "sample of 9, sha256:' in other.stderr
+    assert ' there, "sample of 10, sha256:' in other.stderr
+    assert ' there, "sha256:' in call(*retrieve).stderr
+
+
 def test_run_reranks_the_sample_and_knows_it_from_the_whole(
     call: Call, collection: Path, decoder: str, tmp_path: Path
 ) -> None:
