@@ -44,9 +44,10 @@ def sampled(collection: Collection, size: int) -> Collection:
     The documents judged relevant (grade 1 or more) to the queries come first, the rest by the
     SHA-256 of their ids. Where the relevant ones are more than ``size``, those queries are kept,
     in order, whose relevant documents still fit. Other judged documents outside the sample lose
-    their judgements, and candidate runs, which are of all documents, are left out. A note says
-    what is left. A collection that is not larger comes back as it is. Raises InvalidInputError
-    when the relevant documents of no query fit.
+    their judgements, and a query that has none left is left out, as are candidate runs, which are
+    of all documents. A note says what is left. A collection that is not larger comes back as it
+    is. Raises InvalidInputError when the relevant documents of no query fit, and when no
+    judgement is left of those there were.
     """
     judged = {doc_id for grades in collection.qrels.values() for doc_id in grades}
     present: set[str] = set()
@@ -67,18 +68,26 @@ def sampled(collection: Collection, size: int) -> Collection:
     others = (doc_id for _, doc_id in by_hash if doc_id not in relevant)
     ids = frozenset(relevant.union(islice(others, size - len(relevant))))
     kept = {query.id for query in queries}
+    qrels = Qrels(
+        Judgement(query_id, doc_id, grade)
+        for query_id, grades in collection.qrels.items()
+        if query_id in kept
+        for doc_id, grade in grades.items()
+        if doc_id in ids or grade > 0
+    )
+    if collection.qrels:
+        queries = [query for query in queries if query.id in qrels]
+    if not queries:
+        raise InvalidInputError(
+            f"collection {collection.name!r}: a sample of {size} documents has none that is "
+            "judged, and none is judged relevant to the queries; take a larger one"
+        )
     return dataclasses.replace(
         collection,
         name=f"{collection.name} (sample of {size})",
         documents=SampledDocuments(collection.documents, ids),
         queries=queries,
-        qrels=Qrels(
-            Judgement(query_id, doc_id, grade)
-            for query_id, grades in collection.qrels.items()
-            if query_id in kept
-            for doc_id, grade in grades.items()
-            if doc_id in ids or grade > 0
-        ),
+        qrels=qrels,
         candidate_runs={},
         notes=(
             *collection.notes,

@@ -97,6 +97,27 @@ def test_queries_whose_relevant_documents_do_not_fit_are_left_out(
         sampled(load_collection(str(folder(large))), 4)
 
 
+def test_queries_without_a_judgement_left_are_left_out(folder: Callable[..., Path]) -> None:
+    first = by_hash([f"d{n}" for n in range(40)])
+    outside, other, inside = first[-1], first[-2], first[0]
+    path = folder(f"q1 0 {outside} 0\nq2 0 {inside} 0\nq3 0 {other} 1\n")
+    sample = sampled(load_collection(str(path)), 5)
+    assert [query.id for query in sample.queries] == list(sample.qrels) == ["q2", "q3"]
+    assert "2 of 3 queries" in sample.notes[-1]
+    with pytest.raises(InvalidInputError, match="sample of 5 documents has none that is judged"):
+        sampled(load_collection(str(folder(f"q1 0 {outside} 0\n"))), 5)
+
+
+def test_a_sample_of_what_is_not_judged_keeps_all_queries(folder: Callable[..., Path]) -> None:
+    path = folder(QRELS)
+    (path / "collection.toml").write_text('docs = "docs.jsonl"\nqueries = "queries.tsv"\n')
+    sample = sampled(load_collection(str(path)), 5)
+    assert [query.id for query in sample.queries] == ["q1", "q2", "q3"]
+    assert [document.id for document in sample.documents] == sorted(
+        by_hash([f"d{n}" for n in range(40)])[:5], key=lambda one: int(one[1:])
+    )
+
+
 def test_many_queries_take_linear_time() -> None:
     class Numbered:
         def __iter__(self) -> Iterator[Document]:
