@@ -143,6 +143,9 @@ class _Table:
             known = ", ".join(sorted(keys or ()))
             raise InvalidInputError(f"{where}: unknown key {unknown[0]!r}; the keys are {known}")
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._content
+
     def get(self, key: str, kind: type, default: Any = None) -> Any:
         """Return a value of this kind; without a default it must be there."""
         value = self._content.get(key, default)
@@ -184,6 +187,9 @@ def _rows(
             f"{condition.where}: 'kind' is {kind!r}; choose {' or '.join(KINDS)}"
         )
     searched = kind == "retrieval"
+    for key in ("candidates",) if searched else ("retriever", "options", "remove_query"):
+        if key in condition:
+            raise InvalidInputError(f"{condition.where}: {key!r} says nothing to the kind {kind!r}")
     tolerance = condition.get("tolerance", float)
     if not 0 <= tolerance < math.inf:
         raise InvalidInputError(f"{condition.where}: 'tolerance' must be at least 0 and finite")

@@ -34,9 +34,12 @@ sets:
 """
 
 
+ALL = "kind: candidates\n    candidates: all"
+
+
 def condition(name: str, rows: str, more: str = "", tolerance: float = 0.0001) -> str:
     """Return a condition that evaluates the candidates ``all``, or what ``more`` says."""
-    made = more or "kind: candidates\n    candidates: all"
+    made = more or ALL
     return (
         f"  - name: {name}\n    {made}\n    tolerance: {tolerance}\n    source: by hand\n"
         f"    rows:\n      {rows}\n"
@@ -330,15 +333,30 @@ def test_files_that_are_not_there_are_named(call: Call, tmp_path: Path) -> None:
         ("{folder: nowhere}", "{}", "set 'absent': it needs the key 'irds' or 'folder'"),
         ("{folder: nowhere}", "here", "set 'absent': expected a table, got 'here'"),
         ("name: good", "name: 3", "condition 1: 'name' must be text, got 3"),
-        ("{RR: 0.3635}", "{RR: .nan}", "row 'good/tiny': expected a measure and its finite value"),
-        ("{RR: 0.3635}", "{10: 0.5}", "a measure and its finite value, got {10: 0.5}"),
-        ("    tol", "    options: {1: 2, k1: 1}\n    tol", "an option is a name with text, a fin"),
         (
             "    tol",
-            "    options: {k1: 2020-01-01}\n    tol",
+            "    remove_query: true\n    tol",
+            "'remove_query' says nothing to the kind 'can",
+        ),
+        (
+            "    candidates: all",
+            "    candidates: all\n    retriever: bm25",
+            "'retriever' says noth",
+        ),
+        (
+            "kind: candidates",
+            "kind: retrieval",
+            "'candidates' says nothing to the kind 'retrieval'",
+        ),
+        ("{RR: 0.3635}", "{RR: .nan}", "row 'good/tiny': expected a measure and its finite value"),
+        ("{RR: 0.3635}", "{10: 0.5}", "a measure and its finite value, got {10: 0.5}"),
+        (ALL, f"{SEARCH}\n    options: {{1: 2, k1: 1}}", "an option is a name with text, a fin"),
+        (
+            ALL,
+            f"{SEARCH}\n    options: {{k1: 2020-01-01}}",
             "got {'k1': datetime.date(2020, 1, 1",
         ),
-        ("    tol", "    options: {k1: .inf}\n    tol", "true or false, got {'k1': inf}"),
+        (ALL, f"{SEARCH}\n    options: {{k1: .inf}}", "true or false, got {'k1': inf}"),
         ("{folder: nowhere}", "2020-99-99", "not YAML that can be read (month must be in 1..12"),
         ("{folder: nowhere}", "[" * 5000, "not YAML that can be read (maximum recursion depth"),
     ],
