@@ -132,5 +132,6 @@ def text_field(
                 raise place.error(f"the field {key!r} is empty")
             return value
     if default is None:
-        raise place.error(f"no field {' or '.join(map(repr, keys))}; found {sorted(record)}")
+        found = sorted(key for key, value in record.items() if value is not None)
+        raise place.error(f"no field {' or '.join(map(repr, keys))}; found {found}")
     return default

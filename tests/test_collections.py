@@ -227,6 +227,7 @@ def test_documents_answer_to_the_usual_names_and_integer_ids(
             r"1: no field 'text' or 'contents'; found \['body', 'id'\]",
         ),
         ("d.jsonl", jsonl([{"text": "x"}]), r"1: no field '_id' or 'id' or 'docid'"),
+        ("d.jsonl", jsonl([{"id": "d", "text": None}]), r"'contents'; found \['id'\]"),
         ("d.jsonl", jsonl([{"_id": "", "text": "x"}]), r"1: the field '_id' is empty"),
         ("d.jsonl", jsonl([{"id": " ", "text": "x"}]), r"1: the field 'id' is empty"),
         ("d.jsonl", jsonl([{"docid": "", "text": "x"}]), r"1: the field 'docid' is empty"),
