@@ -28,14 +28,14 @@ def candidate_lists(
 
     With ``windows`` > 1 a query has further lists, of the next ``depth`` candidates each.
     Candidates are those of a name or file where given, else the collection's own ``bm25``, else
-    BM25's; ``judged`` takes only queries with judgements. Raises InvalidInputError for a query id
+    BM25's, less documents with the query's own id where that is no answer; ``judged`` takes only
+    queries with judgements. Raises InvalidInputError for a query id
     that the collection lacks, or that has no candidates, and where nothing is judged although
     ``judged`` asks for it.
     """
     from ranklens.cli.output import warn
     from ranklens.cli.retrievers import RetrieverSpec
-    from ranklens.cli.specs import find_candidates
-    from ranklens.cli.stages import fetch_texts, retrieve
+    from ranklens.cli.stages import fetch_texts, given_candidates, retrieve
     from ranklens.data.load import load_collection
 
     loaded = load_collection(spec)
@@ -55,9 +55,11 @@ def candidate_lists(
             raise InvalidInputError(f"collection {loaded.name!r} judges none of its queries")
     if candidates is None and "bm25" not in loaded.candidate_runs:
         queries = queries[:limit]
-        first = retrieve(loaded, RetrieverSpec(), depth * windows, queries)
+        first = retrieve(
+            loaded, RetrieverSpec(), depth * windows, queries, remove_query=loaded.remove_query
+        )
     else:
-        first = find_candidates(loaded, candidates or "bm25", queries)
+        first = given_candidates(loaded, candidates or "bm25", queries)
     queries = [query for query in queries if first.get(query.id)][:limit]
     texts = fetch_texts(loaded, first, depth * windows, queries)
     found = []

@@ -11,15 +11,15 @@ from ranklens.cli.output import note, warn
 from ranklens.cli.report import pipeline_metrics
 from ranklens.cli.retrievers import RetrieverSpec
 from ranklens.cli.run_folder import RunFolder, open_run_folder
-from ranklens.cli.specs import RerankerSpec, find_candidates
+from ranklens.cli.specs import RerankerSpec
 from ranklens.cli.stages import (
     check_index,
     fetch_texts,
+    given_candidates,
     merged,
     request_numbers,
     rerank,
     retrieve,
-    without_queries,
 )
 from ranklens.data.collection import Collection
 from ranklens.data.coverage import absent_judged
@@ -66,7 +66,9 @@ def run_pipeline(
         warn([f"only the first {len(queries)} of {len(collection.queries)} queries are used"])
     with open_run_folder(out) as folder:
         try:
-            given = None if candidates is None else _given(collection, candidates, queries)
+            given = (
+                None if candidates is None else given_candidates(collection, candidates, queries)
+            )
             manifest = {
                 "collection": {"name": collection.name, "checksums": collection.fingerprint()},
                 "queries": [query.id for query in queries],
@@ -182,11 +184,6 @@ def _rerank(
     tell_origins(reranker.documents)
     if shortened:
         warn([f"{shortened} documents were shortened to fit (tokens_cut in results.jsonl)"])
-
-
-def _given(collection: Collection, candidates: str, queries: Sequence[Query]) -> Run:
-    found = find_candidates(collection, candidates, queries)
-    return without_queries(found) if collection.remove_query else found
 
 
 def _first_stage(retriever: RetrieverSpec, collection: Collection) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import typing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,11 @@ from ranklens.data.errors import (
     MissingResourceError,
     RanklensError,
 )
+from ranklens.data.files import shown
 from ranklens.data.irds import SCOREDDOCS
 from ranklens.data.irds_files import no_fetching
 from ranklens.data.load import load_collection
+from ranklens.data.models import resolve
 from ranklens.data.runs import Run
 from ranklens.eval.measures import evaluate
 from ranklens.eval.reference import Comparison, ReferenceRow, ReferenceSet, compare
@@ -55,8 +57,9 @@ def reproduce_row(row: ReferenceRow, folders: Path | None) -> Outcome:
         spec = _spec(row)
         with no_fetching():
             collection = _find(row, folders)
+            judged = collection.judgements("a reference row")
             run = _run(row, collection, spec)
-        measured = evaluate(collection.qrels, run, list(row.expected)).measures
+        measured = evaluate(judged, run, list(row.expected)).measures
     except MissingPrerequisiteError as error:
         return Outcome(row, "not available", reason=str(error))
     except MissingResourceError as error:
@@ -75,19 +78,21 @@ def _spec(row: ReferenceRow) -> RetrieverSpec | None:
         raise MissingPrerequisiteError(
             f"this version has no retriever {row.retriever!r} (it has: {', '.join(RETRIEVERS)})"
         )
-    known = {option.name for option in dataclasses.fields(RetrieverSpec)} - {"name"}
-    unknown = sorted(set(row.options) - known)
-    if unknown:
-        raise InvalidInputError(
-            f"row {row.name!r}: the retriever has no option {unknown[0]!r}; "
-            f"it has {', '.join(sorted(known))}"
-        )
-    try:
-        return RetrieverSpec(row.retriever, **row.options)
-    except TypeError as error:
-        raise InvalidInputError(
-            f"row {row.name!r}: the options {dict(row.options)} are of a wrong kind ({error})"
-        ) from None
+    kinds = typing.get_type_hints(RetrieverSpec)
+    del kinds["name"]
+    for option, value in row.options.items():
+        if option not in kinds:
+            raise InvalidInputError(
+                f"row {row.name!r}: the retriever has no option {option!r}; "
+                f"it has {', '.join(sorted(kinds))}"
+            )
+        # A bool is an int to Python; an integer is a number to everyone.
+        fits = isinstance(value, kinds[option] | int if kinds[option] is float else kinds[option])
+        if not fits or (isinstance(value, bool) and kinds[option] is not bool):
+            raise InvalidInputError(
+                f"row {row.name!r}: the option {option!r} cannot be {shown(value)}"
+            )
+    return RetrieverSpec(row.retriever, **row.options)
 
 
 def _find(row: ReferenceRow, folders: Path | None) -> Collection:
@@ -119,6 +124,8 @@ def _find(row: ReferenceRow, folders: Path | None) -> Collection:
 def _difference(loaded: Collection, wanted: ReferenceSet, kind: str) -> str | None:
     """Say in what a folder is not the set that a row is about; None where it is."""
     queries = len(loaded.qrels)
+    if not queries:
+        return "it has no judgements"
     if wanted.queries not in (None, queries):
         return f"it has {queries:,} judged queries, not {wanted.queries:,}"
     if kind == "retrieval" and wanted.documents is not None:
@@ -132,6 +139,9 @@ def _difference(loaded: Collection, wanted: ReferenceSet, kind: str) -> str | No
 def _run(row: ReferenceRow, collection: Collection, spec: RetrieverSpec | None) -> Run:
     if spec is None:
         return collection.candidates(row.candidates)
+    if spec.encodes:
+        # The retriever would pull its model.
+        resolve(spec.model)
     note(f"{row.name}:")
     queries = list(collection.queries)
     return retrieve(collection, spec, DEPTH, queries, remove_query=row.remove_query)

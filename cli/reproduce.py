@@ -36,7 +36,8 @@ def reproduce(
     """Make the runs behind published figures and compare, with the data that is here.
 
     Nothing is downloaded: a set is a folder in --collections, or what ir_datasets has fetched
-    before. Ends with 0 when every row that ran is within its tolerance, 6 when one is off,
+    before; the model of dense and hybrid rows is one that was pulled (`ranklens models pull`).
+    Ends with 0 when every row that ran is within its tolerance, 6 when one is off,
     4 when none could run.
 
     Example: ranklens reproduce bm25s/scifact --collections ../shared/collections

@@ -69,7 +69,7 @@ def rerank(
     loaded = load_collection(collection)
     warn(loaded.notes)
     first = find_candidates(loaded, candidates, loaded.queries)
-    queries = [query for query in loaded.queries if query.id in first][:limit]
+    queries = [query for query in loaded.queries if first.get(query.id)][:limit]
     note(f"loading {spec.model}")
     engine = spec.load()
     texts = fetch_texts(loaded, first, depth, queries)

@@ -101,7 +101,7 @@ class RetrieverSpec:
             raise UsageError("--passages says how to index; --prebuilt is an index already")
         if self.multifield and self.prebuilt is not None:
             raise UsageError("--multifield says how to index; --prebuilt is an index already")
-        if self.name in _ENCODED:
+        if self.encodes:
             from ranklens.retrieval.faiss_index import check_kind
 
             check_kind(self.faiss)
@@ -115,6 +115,11 @@ class RetrieverSpec:
         """Whether documents in a language that nobody named are worth a warning."""
         return self.language is None and self.name in _OF["language"]
 
+    @property
+    def encodes(self) -> bool:
+        """Whether a model makes vectors of queries and documents."""
+        return self.name in _ENCODED
+
     @classmethod
     def parse(cls, text: str, **settings: Any) -> RetrieverSpec:
         """Read ``NAME`` or ``NAME:MODEL``; ``settings`` are the other fields."""
@@ -127,7 +132,7 @@ class RetrieverSpec:
     def of_run(cls, text: str, device: str | None) -> RetrieverSpec:
         """Read ``NAME`` or ``NAME:MODEL``, an encoder's device being the reranker's."""
         spec = cls.parse(text)
-        return dataclasses.replace(spec, device=device) if spec.name in _ENCODED else spec
+        return dataclasses.replace(spec, device=device) if spec.encodes else spec
 
     def build(self) -> Retriever:
         """Return the retriever; raises as it does."""
@@ -210,7 +215,7 @@ class RetrieverSpec:
             found |= {"k1": self.k1, "b": self.b, "language": language}
         if self.name == "lucene":
             found |= {"rm3": self.rm3, "multifield": self.multifield, "prebuilt": self.prebuilt}
-        if self.name in _ENCODED:
+        if self.encodes:
             dense = self._dense()
             found |= {
                 "faiss": self.faiss,

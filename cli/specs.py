@@ -154,8 +154,8 @@ def pull_model(model: str) -> Path:
 def find_candidates(collection: Collection, spec: str, queries: Sequence[Query]) -> Run:
     """Return candidates by the collection's name for them or from a run file.
 
-    Raises InvalidInputError when they have none for any of the queries. Candidates without an
-    order of their own, such as the reranking sets of MS MARCO, are warned of.
+    Raises InvalidInputError when they have no document for any of the queries. Candidates without
+    an order of their own, such as the reranking sets of MS MARCO, are warned of.
     """
     from ranklens.cli.output import warn
 
@@ -166,7 +166,11 @@ def find_candidates(collection: Collection, spec: str, queries: Sequence[Query])
         found = read_run(path)
     else:
         found = collection.candidates(spec)
-    if not any(query.id in found for query in queries):
+    if not any(found.values()):
+        raise InvalidInputError(
+            f"the candidates {spec!r} of collection {collection.name!r} list no document"
+        )
+    if not any(found.get(query.id) for query in queries):
         raise InvalidInputError(
             f"the candidates {spec!r} have none of the {len(queries)} queries of collection "
             f"{collection.name!r} (theirs: {next(iter(found))!r}, …; wanted: {queries[0].id!r}, "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ranklens.cli.language import Watched
 from ranklens.cli.output import note, warn
 from ranklens.cli.progress import progress
+from ranklens.cli.specs import find_candidates
 from ranklens.data.documents import DocumentSource, missing_documents
 from ranklens.data.errors import InvalidInputError, PartialError
 from ranklens.data.records import Document, Query, ScoredDoc
@@ -95,6 +96,15 @@ def without_queries(run: Run, k: int | None = None) -> Run:
     left_out = sum(map(len, run.values())) - sum(map(len, others.values()))
     note(f"documents with their query's own id: {left_out} left out")
     return Run({q: docs[:k] for q, docs in others.items()}, tag=run.tag)
+
+
+def given_candidates(collection: Collection, candidates: str, queries: Sequence[Query]) -> Run:
+    """Return what ``find_candidates`` finds, less what a retrieval would leave out.
+
+    These are documents with their query's own id, where that is no answer.
+    """
+    found = find_candidates(collection, candidates, queries)
+    return without_queries(found) if collection.remove_query else found
 
 
 def fetch_texts(

@@ -50,7 +50,8 @@ class Collection:
             raise InvalidInputError(
                 f"collection {self.name!r} has no judgements, which {purpose} needs; "
                 "`ranklens retrieve` and `ranklens rerank` work without, or name a qrels file in "
-                'its collection.toml (qrels = "FILE")'
+                'its collection.toml (qrels = "FILE"), or choose a subset of ir_datasets that is '
+                "judged (often /test, /dev or /judged)"
             )
         return self.qrels
 

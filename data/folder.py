@@ -12,7 +12,7 @@ from typing import Any
 from ranklens.data.collection import Collection, assemble
 from ranklens.data.documents import FileDocuments, read_queries
 from ranklens.data.errors import InvalidInputError, MissingResourceError
-from ranklens.data.files import sha256
+from ranklens.data.files import read_text, sha256
 from ranklens.data.presets import Preset, find_folder_preset
 from ranklens.data.qrels import read_qrels
 from ranklens.data.requests import RequestDocuments, request_queries, request_run
@@ -115,9 +115,13 @@ def _from_requests(path: Path) -> CollectionFiles:
 
 def _from_toml(folder: Path) -> CollectionFiles:
     path = folder / _TOML
+    text = read_text(path)
     try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        settings = tomllib.loads(text)
+    except RecursionError:
+        raise InvalidInputError(f"{path}: not valid TOML (it is nested too deep)") from None
+    except ValueError as error:
+        # Not TOML, or an integer of thousands of digits.
         raise InvalidInputError(f"{path}: not valid TOML ({error})") from None
     unknown = sorted(set(settings) - _TOML_KEYS)
     if unknown:

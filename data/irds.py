@@ -81,6 +81,18 @@ def _document(record: Any, identifier: str) -> Document:
     return Document(record.doc_id, text, title)
 
 
+def _query(record: Any, identifier: str) -> Query:
+    # BRIGHT's queries have a text, and nothing that says it is what a reader sees.
+    default = getattr(record, "default_text", None)
+    text = getattr(record, "text", None) if default is None else default()
+    if not isinstance(text, str):
+        raise InvalidInputError(
+            f"the queries of {identifier!r} are no texts ({type(record).__name__})"
+        )
+    _check_text(identifier, f"query {record.query_id!r}", text)
+    return Query(record.query_id, text.strip())
+
+
 def _check_text(identifier: str, whose: str, text: str) -> None:
     try:
         text.encode()
@@ -93,10 +105,10 @@ def _check_text(identifier: str, whose: str, text: str) -> None:
 def load_irds(identifier: str) -> Collection:
     """Load ``identifier``, for example ``beir/scifact/test``; data is fetched by ir_datasets.
 
-    Candidates that the dataset brings along are named ``scoreddocs``. Raises
-    MissingPrerequisiteError without the extra, MissingResourceError for an unknown id or data
-    that cannot be fetched (the message says which file to put where), InvalidInputError when
-    documents, queries or qrels lack or cannot be read.
+    Candidates that the dataset brings along are named ``scoreddocs``. Without qrels nothing is
+    judged. Raises MissingPrerequisiteError without the extra, MissingResourceError for an
+    unknown id or data that cannot be fetched (the message says which file to put where),
+    InvalidInputError when documents or queries lack, and when something cannot be read.
     """
     require("irds", "ir_datasets")
     import ir_datasets
@@ -107,23 +119,24 @@ def load_irds(identifier: str) -> Collection:
         raise MissingResourceError(
             f"ir_datasets knows no dataset {identifier!r}; the list is at https://ir-datasets.com"
         ) from None
-    lacking = [
-        part for part in ("docs", "queries", "qrels") if not getattr(dataset, f"has_{part}")()
-    ]
+    lacking = [part for part in ("docs", "queries") if not getattr(dataset, f"has_{part}")()]
     if lacking:
         raise InvalidInputError(
             f"the dataset {identifier!r} has no {' and no '.join(lacking)}; "
             "choose a subset that has (often /test, /dev or /judged)"
         )
+    qrels = None
     with _fetching(identifier):
-        queries = [Query(q.query_id, q.default_text().strip()) for q in dataset.queries_iter()]
-        qrels = Qrels(
-            Judgement(q.query_id, q.doc_id, int(q.relevance)) for q in dataset.qrels_iter()
-        )
-    for query in queries:
-        _check_text(identifier, f"query {query.id!r}", query.text)
+        queries = [_query(record, identifier) for record in dataset.queries_iter()]
+        if dataset.has_qrels():
+            qrels = Qrels(
+                Judgement(q.query_id, q.doc_id, int(q.relevance)) for q in dataset.qrels_iter()
+            )
+    sources = {"queries": _digest((q.id, q.text) for q in queries)}
+    if qrels is not None:
+        sources["qrels"] = _digest((q, d, str(g)) for q in qrels for d, g in qrels[q].items())
     brought = dataset.has_scoreddocs()
-    preset = find_preset(identifier, sum(map(len, qrels.values())))
+    preset = find_preset(identifier, sum(map(len, (qrels or {}).values())))
     return assemble(
         name=identifier,
         documents=IrdsDocuments(dataset, identifier),
@@ -133,10 +146,7 @@ def load_irds(identifier: str) -> Collection:
         relevance_level=preset.relevance_level,
         remove_query=preset.remove_query,
         notes=preset.notes,
-        sources={
-            "queries": _digest((q.id, q.text) for q in queries),
-            "qrels": _digest((q, d, str(g)) for q in qrels for d, g in qrels[q].items()),
-        },
+        sources=sources,
     )
 
 

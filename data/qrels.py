@@ -15,15 +15,19 @@ _BEIR_HEADER = ["query-id", "corpus-id", "score"]
 _QUERY_KEYS = ("query-id", "query_id", "qid")
 _DOC_KEYS = ("corpus-id", "corpus_id", "doc_id", "docid")
 _GRADE_KEYS = ("score", "grade", "relevance")
-# int() also reads 1_0 as 10.
-_INTEGER = re.compile(r"[+-]?[0-9]+")
+# int() also reads 1_0 as 10, and fails at thousands of digits.
+_INTEGER = re.compile(r"[+-]?[0-9]{1,7}")
+_LARGEST = 10**6
+"""trec_eval counts the documents of each grade in a table: a large one takes gigabytes, and what
+is beyond 32 bits is read as another grade."""
 
 
 class Qrels(Mapping[str, Mapping[str, int]]):
     """An immutable mapping of query id to document id to grade.
 
     Grades below 1 mean judged and not relevant. Raises InvalidInputError for an id that is not
-    a str or is empty, a grade that is not an int, and a pair judged twice with different grades.
+    a str or is empty, a grade that is not an int or beyond a million, and a pair judged twice
+    with different grades.
     """
 
     def __init__(self, judgements: Iterable[Judgement]) -> None:
@@ -35,6 +39,11 @@ class Qrels(Mapping[str, Mapping[str, int]]):
                 raise InvalidInputError(
                     f"query {query_id!r}: the grade of document {doc_id!r} must be an int, "
                     f"got {type(grade).__name__} {grade!r}"
+                )
+            if abs(grade) > _LARGEST:
+                raise InvalidInputError(
+                    f"query {query_id!r}: the grade of document {doc_id!r} must lie within "
+                    f"±{_LARGEST:,}, got {shown(grade)}"
                 )
             known = self._grades.setdefault(query_id, {}).setdefault(doc_id, grade)
             if known != grade:
@@ -70,8 +79,8 @@ def read_qrels(path: Path) -> Qrels:
 
     Plain or gzip; or Parquet (``query-id|query_id|qid``, ``corpus-id|doc_id|docid``,
     ``score|grade|relevance``) by the suffix ``.parquet``. Raises InvalidInputError that names
-    the line for a wrong column count, a grade that is not an integer, and a pair judged twice
-    with different grades.
+    the line for a wrong column count, a grade that is not an integer of at most a million, and
+    a pair judged twice with different grades.
     """
     judgements: dict[tuple[str, str], tuple[Judgement, Place]] = {}
     for place, judgement in judgement_places(path):
@@ -111,20 +120,27 @@ def judgement_places(path: Path, report: Report = refuse) -> Iterator[tuple[Plac
             report(
                 place.error(f"expected {width} columns ({form}), got {len(columns)}: {shown(line)}")
             )
-        elif not _INTEGER.fullmatch(columns[-1]):
-            report(place.error(f"the grade {shown(columns[-1])} is not an integer"))
         else:
-            yield place, Judgement(columns[0], columns[-2], int(columns[-1]))
+            try:
+                grade = _grade(place, columns[-1])
+            except InvalidInputError as error:
+                report(error)
+                continue
+            yield place, Judgement(columns[0], columns[-2], grade)
+
+
+def _grade(place: Place, text: str) -> int:
+    if not _INTEGER.fullmatch(text) or abs(int(text)) > _LARGEST:
+        raise place.error(f"the grade {shown(text)} is not an integer within ±{_LARGEST:,}")
+    return int(text)
 
 
 def _of_table(path: Path, report: Report) -> Iterator[tuple[Place, Judgement]]:
     for place, row in read_parquet(path, report):
         try:
-            grade = text_field(place, row, _GRADE_KEYS)
-            if not _INTEGER.fullmatch(grade):
-                raise place.error(f"the grade {shown(grade)} is not an integer")
+            grade = _grade(place, text_field(place, row, _GRADE_KEYS))
             judgement = Judgement(
-                text_field(place, row, _QUERY_KEYS), text_field(place, row, _DOC_KEYS), int(grade)
+                text_field(place, row, _QUERY_KEYS), text_field(place, row, _DOC_KEYS), grade
             )
         except InvalidInputError as error:
             report(error)

@@ -8,6 +8,7 @@ The text of a ``doc`` is the first of TEXT_KEYS that it has; ``score`` may be mi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -100,10 +101,14 @@ def _part(place: Place, record: Mapping[str, Any], key: str, kind: type) -> Any:
 def _score(place: Place, doc_id: str, value: object) -> float | None:
     if value is None:
         return None
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value):  # type: ignore[arg-type]
+    score = math.nan
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        # An integer of hundreds of digits is none.
+        with contextlib.suppress(OverflowError):
+            score = float(value)
+    if not math.isfinite(score):
         raise place.error(f"document {doc_id!r} has the score {shown(value)}, not a finite number")
-    return float(value)  # type: ignore[arg-type]
+    return score
 
 
 class RequestDocuments:

@@ -80,10 +80,11 @@ def _read_tsv(path: Path, report: Report) -> Rows:
 
 
 def read_parquet(path: Path, report: Report = refuse) -> Rows:
-    """Yield the rows of a Parquet file, one row group after the other, without nested columns.
+    """Yield the rows of a Parquet file, one row group after the other.
 
-    Raises MissingPrerequisiteError without the extra and MissingResourceError without the
-    file; reports InvalidInputError for a file that is no Parquet, or not to its end.
+    Nested columns and times are left out. Raises MissingPrerequisiteError without the extra and
+    MissingResourceError without the file; reports InvalidInputError for a file that is no
+    Parquet, or not to its end.
     """
     from importlib import import_module
 
@@ -96,9 +97,14 @@ def read_parquet(path: Path, report: Report = refuse) -> Rows:
     number = 0
     try:
         with parquet.ParquetFile(path) as table:
-            # Vectors beside the texts can be larger than those.
-            flat = [f.name for f in table.schema_arrow if not arrow.types.is_nested(f.type)]
-            for batch in table.iter_batches(batch_size=1024, columns=flat):
+            # Vectors beside the texts can be larger than those, and times beyond what Python has.
+            kinds = arrow.types
+            plain = [
+                column.name
+                for column in table.schema_arrow
+                if not kinds.is_nested(column.type) and not kinds.is_temporal(column.type)
+            ]
+            for batch in table.iter_batches(batch_size=1024, columns=plain):
                 for row in batch.to_pylist():
                     number += 1
                     yield Place(path, number, "row"), row
@@ -126,5 +132,6 @@ def text_field(
                 raise place.error(f"the field {key!r} is empty")
             return value
     if default is None:
-        raise place.error(f"no field {' or '.join(map(repr, keys))}; found {sorted(record)}")
+        found = sorted(key for key, value in record.items() if value is not None)
+        raise place.error(f"no field {' or '.join(map(repr, keys))}; found {found}")
     return default

@@ -30,11 +30,12 @@ class SampledDocuments:
         return self._source.get_many(self._ids.intersection(ids))
 
     def fingerprint(self) -> str:
-        """Return the source's fingerprint with that of the chosen ids."""
+        """Return the fingerprint of the chosen ids with the source's."""
         digest = hashlib.sha256(
             "\n".join(sorted(self._ids)).encode(errors="surrogatepass")
         ).hexdigest()
-        return f"{self._source.fingerprint()}, sample of {len(self._ids)}: sha256:{digest}"
+        # What differs comes first: errors show the beginning.
+        return f"sample of {len(self._ids)}, sha256:{digest}, of {self._source.fingerprint()}"
 
 
 def sampled(collection: Collection, size: int) -> Collection:
@@ -43,9 +44,10 @@ def sampled(collection: Collection, size: int) -> Collection:
     The documents judged relevant (grade 1 or more) to the queries come first, the rest by the
     SHA-256 of their ids. Where the relevant ones are more than ``size``, those queries are kept,
     in order, whose relevant documents still fit. Other judged documents outside the sample lose
-    their judgements, and candidate runs, which are of all documents, are left out. A note says
-    what is left. A collection that is not larger comes back as it is. Raises InvalidInputError
-    when the relevant documents of no query fit.
+    their judgements, and a query that has none left is left out, as are candidate runs, which are
+    of all documents. A note says what is left. A collection that is not larger comes back as it
+    is. Raises InvalidInputError when the relevant documents of no query fit, and when no
+    judgement is left of those there were.
     """
     judged = {doc_id for grades in collection.qrels.values() for doc_id in grades}
     present: set[str] = set()
@@ -66,18 +68,26 @@ def sampled(collection: Collection, size: int) -> Collection:
     others = (doc_id for _, doc_id in by_hash if doc_id not in relevant)
     ids = frozenset(relevant.union(islice(others, size - len(relevant))))
     kept = {query.id for query in queries}
+    qrels = Qrels(
+        Judgement(query_id, doc_id, grade)
+        for query_id, grades in collection.qrels.items()
+        if query_id in kept
+        for doc_id, grade in grades.items()
+        if doc_id in ids or grade > 0
+    )
+    if collection.qrels:
+        queries = [query for query in queries if query.id in qrels]
+    if not queries:
+        raise InvalidInputError(
+            f"collection {collection.name!r}: a sample of {size} documents has none that is "
+            "judged, and none is judged relevant to the queries; take a larger one"
+        )
     return dataclasses.replace(
         collection,
         name=f"{collection.name} (sample of {size})",
         documents=SampledDocuments(collection.documents, ids),
         queries=queries,
-        qrels=Qrels(
-            Judgement(query_id, doc_id, grade)
-            for query_id, grades in collection.qrels.items()
-            if query_id in kept
-            for doc_id, grade in grades.items()
-            if doc_id in ids or grade > 0
-        ),
+        qrels=qrels,
         candidate_runs={},
         notes=(
             *collection.notes,
@@ -95,7 +105,8 @@ def _fitting(collection: Collection, present: set[str], size: int) -> tuple[list
     for query in collection.queries:
         grades = collection.qrels.get(query.id, {})
         of_query = {doc_id for doc_id, grade in grades.items() if grade > 0 and doc_id in present}
-        if len(relevant | of_query) <= size:
+        # What is new of few documents: all that is relevant is too much to copy for each query.
+        if len(relevant) + len(of_query - relevant) <= size:
             queries.append(query)
             relevant |= of_query
         smallest = len(of_query) if smallest is None else min(smallest, len(of_query))

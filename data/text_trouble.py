@@ -17,6 +17,9 @@ _MOJIBAKE = re.compile(
 # Most texts have none of these letters, and a set is searched for ten times as fast.
 _LEAD = re.compile("[ÂÃâïÎÏÐÑ]")
 _AROUND = 12
+# Python sorts the marks on one letter in quadratic time: a text is looked at by pieces, which
+# overlap so that what belongs together is in one of them whole.
+_PIECE, _OVERLAP = 1024, 32
 
 SURROGATES = "lone surrogates, which no file in UTF-8 can carry"
 
@@ -39,16 +42,20 @@ def troubles(text: str) -> Iterator[tuple[str, str]]:
         yield "a byte order mark inside", _excerpt(text, at)
     if found := _SURROGATE.search(text):
         yield SURROGATES, _excerpt(text, found.start())
-    if not unicodedata.is_normalized("NFC", text):
+    if (at := _not_composed(text)) >= 0:
         # Escaped: composed or not, it looks the same.
-        excerpt = ascii(_around(text, _not_composed(text)))
-        yield "not in Unicode's NFC: equal words may differ", excerpt
+        yield "not in Unicode's NFC: equal words may differ", ascii(_around(text, at))
 
 
 def _not_composed(text: str) -> int:
-    composed = unicodedata.normalize("NFC", text)
-    pairs = enumerate(zip(text, composed, strict=False))
-    return next((at for at, (old, new) in pairs if old != new), 0)
+    """Return where a text is first found not to be in NFC, -1 where it is."""
+    for start in range(0, len(text), _PIECE):
+        piece = text[start : start + _PIECE + _OVERLAP]
+        if not unicodedata.is_normalized("NFC", piece):
+            composed = unicodedata.normalize("NFC", piece)
+            pairs = enumerate(zip(piece, composed, strict=False), start)
+            return next((at for at, (old, new) in pairs if old != new), start)
+    return -1
 
 
 def _excerpt(text: str, at: int) -> str:

@@ -34,8 +34,7 @@ def validate(spec: str, runs: Sequence[Path], findings: Findings) -> tuple[str, 
     for path in runs:
         if not path.is_file():
             raise MissingResourceError(f"no such run file: {path}")
-    kind = spec.partition(":")[0]
-    if kind in ("irds", "sample"):
+    if spec.startswith(("irds:", "sample:")):
         collection = load_collection(spec)
         return collection.name, inspect(_of_collection(collection, runs, findings), findings)
     files = collection_files(existing(spec))

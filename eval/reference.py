@@ -95,8 +95,12 @@ def read_reference(path: Path) -> list[ReferenceRow]:
             f"no reference rows at {path}: benchmarks/reference.yaml of a checkout of ranklens "
             "has them; go there, or give --rows FILE"
         )
+    text = read_text(path)
     try:
-        content = yaml.safe_load(read_text(path))
+        content = yaml.safe_load(text)
+    except (ValueError, RecursionError) as error:
+        # A date that no calendar has, brackets in thousands of brackets.
+        raise InvalidInputError(f"{path}: not YAML that can be read ({error})") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -139,6 +143,9 @@ class _Table:
             known = ", ".join(sorted(keys or ()))
             raise InvalidInputError(f"{where}: unknown key {unknown[0]!r}; the keys are {known}")
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._content
+
     def get(self, key: str, kind: type, default: Any = None) -> Any:
         """Return a value of this kind; without a default it must be there."""
         value = self._content.get(key, default)
@@ -180,9 +187,21 @@ def _rows(
             f"{condition.where}: 'kind' is {kind!r}; choose {' or '.join(KINDS)}"
         )
     searched = kind == "retrieval"
+    for key in ("candidates",) if searched else ("retriever", "options", "remove_query"):
+        if key in condition:
+            raise InvalidInputError(f"{condition.where}: {key!r} says nothing to the kind {kind!r}")
     tolerance = condition.get("tolerance", float)
     if not 0 <= tolerance < math.inf:
         raise InvalidInputError(f"{condition.where}: 'tolerance' must be at least 0 and finite")
+    options = condition.get("options", dict, default={})
+    for option, value in options.items():
+        # What else YAML knows, such as dates, no option takes and no JSON shows.
+        number = isinstance(value, float) and math.isfinite(value)
+        if not isinstance(option, str) or not (number or isinstance(value, str | int | None)):
+            raise InvalidInputError(
+                f"{condition.where}: an option is a name with text, a finite number, true or "
+                f"false, got {shown({option: value})}"
+            )
     for set_name, values in condition.get("rows", dict).items():
         row_name = f"{name}/{set_name}"
         if set_name not in sets:
@@ -190,6 +209,12 @@ def _rows(
         table = _Table(f"{path}: row {row_name!r}", values, None)
         if not values:
             raise InvalidInputError(f"{table.where}: no measure is expected")
+        for measure in values:
+            if not isinstance(measure, str) or not math.isfinite(table.get(measure, float)):
+                raise InvalidInputError(
+                    f"{table.where}: expected a measure and its finite value, got "
+                    f"{shown({measure: values[measure]})}"
+                )
         yield ReferenceRow(
             name=row_name,
             kind=kind,
@@ -199,6 +224,6 @@ def _rows(
             source=condition.get("source", str),
             retriever=condition.get("retriever", str) if searched else "",
             candidates="" if searched else condition.get("candidates", str),
-            options=condition.get("options", dict, default={}),
+            options=options,
             remove_query=condition.get("remove_query", bool, default=False),
         )

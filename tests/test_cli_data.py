@@ -5,11 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from ranklens.data.text_trouble import troubles
 
 pytest_plugins = ["cli_fixtures"]
 
@@ -208,12 +211,38 @@ def test_damaged_characters_are_noted(
     assert all(31 < ord(letter) < 127 or letter == "\n" for letter in done.stdout)
 
 
+@pytest.mark.parametrize("at", [0, 1023, 1024, 1055, 1056, 5000])
+def test_what_is_not_composed_is_found_wherever_it_stands(at: int) -> None:
+    # A letter that is none of ASCII, or nothing would be looked for.
+    ((kind, excerpt),) = troubles("x" * at + "e\u0301" + "x" * 20 + "é")
+    assert kind.startswith("not in Unicode's NFC")
+    assert excerpt == "'" + "x" * min(at, 12) + r"e\u0301" + "x" * 10 + "'"
+
+
+def test_a_text_of_marks_alone_takes_linear_time() -> None:
+    began = time.perf_counter()
+    assert len(list(troubles("a" + "\u0301\u0327" * 100_000))) == 1
+    # Sorted as a whole they take a minute.
+    assert time.perf_counter() - began < 10
+
+
 def test_sound_characters_are_not(call: Call, collection: Path) -> None:
     with (collection / "docs.jsonl").open("a") as stream:
         for number, text in enumerate(SOUND):
             stream.write(json.dumps({"_id": f"s{number}", "text": text}) + "\n")
     done = call("data", "validate", collection, "--json")
     assert found(done) == {}
+
+
+@pytest.mark.parametrize("name", ["sample", "irds"])
+def test_a_folder_may_be_called_as_another_form_is(call: Call, collection: Path, name: str) -> None:
+    collection.rename(collection.with_name(name))
+    with (collection.with_name(name) / "docs.jsonl").open("a") as stream:
+        stream.write("not JSON\n" * 2)
+    done = call("data", "validate", name, "--json")
+    assert done.returncode == 5
+    # Both lines, and what else there is: nothing is refused at the first.
+    assert found(done)["documents", "cannot be read"]["count"] == 2
 
 
 def test_what_stops_a_file_is_noted_beside_the_rest(call: Call, collection: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from ranklens.eval.reference import ReferenceRow, read_reference
 
-pytest_plugins = ["cli_fixtures"]
+pytest_plugins = ["cli_fixtures", "dense_fixtures"]
 
 if find_spec("yaml") is None:
     pytest.skip("the extra irds, which brings PyYAML, is not installed", allow_module_level=True)
@@ -34,9 +34,12 @@ sets:
 """
 
 
+ALL = "kind: candidates\n    candidates: all"
+
+
 def condition(name: str, rows: str, more: str = "", tolerance: float = 0.0001) -> str:
     """Return a condition that evaluates the candidates ``all``, or what ``more`` says."""
-    made = more or "kind: candidates\n    candidates: all"
+    made = more or ALL
     return (
         f"  - name: {name}\n    {made}\n    tolerance: {tolerance}\n    source: by hand\n"
         f"    rows:\n      {rows}\n"
@@ -44,6 +47,7 @@ def condition(name: str, rows: str, more: str = "", tolerance: float = 0.0001) -
 
 
 SEARCH = "kind: retrieval\n    retriever: bm25"
+DENSE = "kind: retrieval\n    retriever: dense"
 GOOD = condition("good", f"tiny: {{RR: {RR:.4f}}}")
 
 
@@ -145,7 +149,19 @@ def test_a_row_that_cannot_run_says_why(
         ),
         (
             condition("a", "tiny: {RR: 1.0}", f"{SEARCH}\n    options: {{k1: high}}"),
-            "row 'a/tiny': the options {'k1': 'high'} are of a wrong kind",
+            "row 'a/tiny': the option 'k1' cannot be 'high'",
+        ),
+        (
+            condition("a", "tiny: {RR: 1.0}", f"{SEARCH}\n    options: {{k1: true}}"),
+            "row 'a/tiny': the option 'k1' cannot be True",
+        ),
+        (
+            condition("a", "tiny: {RR: 1.0}", f"{SEARCH}\n    options: {{passages: 3}}"),
+            "row 'a/tiny': the option 'passages' cannot be 3",
+        ),
+        (
+            condition("a", "tiny: {RR: 1.0}", f"{DENSE}\n    options: {{model: 3}}"),
+            "row 'a/tiny': the option 'model' cannot be 3",
         ),
         (
             condition("a", "tiny: {RR: 1.0}", f"{SEARCH}\n    options: {{rm3: true}}"),
@@ -161,6 +177,66 @@ def test_a_row_that_fails_does_not_stop_the_others(
     first, second = json.loads(done.stdout)["rows"]
     assert (first["status"], second["status"]) == ("failed", "OK")
     assert reason in first["reason"]
+
+
+def test_a_set_without_judgements_is_no_data(reproduce: Call, collection: Path) -> None:
+    toml = collection / "collection.toml"
+    toml.write_text(toml.read_text().replace('qrels = "qrels.txt"\n', ""))
+    unknown = "sets:\n  tiny: {folder: collection}\n"
+    done = reproduce(condition("a", "tiny: {RR: 1.0}", SEARCH), "--json", sets=unknown)
+    assert done.returncode == 4
+    (row,) = json.loads(done.stdout)["rows"]
+    assert row["status"] == "no data"
+    assert row["reason"].endswith("is not that set: it has no judgements")
+    assert "searching" not in done.stderr
+
+
+def test_rows_of_vectors_run_with_a_model_that_is_here(
+    reproduce: Call, call: Call, tiny_encoder: Path
+) -> None:
+    for module in ("sentence_transformers", "faiss", "ranx"):
+        if find_spec(module) is None:
+            pytest.skip(f"{module} is not installed")
+    options = f"options: {{model: {tiny_encoder}, faiss: flat}}"
+    fused = f"kind: retrieval\n    retriever: hybrid\n    {options[:-1]}, fusion: rrf}}"
+    # Vectors leave no document out: all twelve are found.
+    rows = condition("dense", "tiny: {R@1000: 1.0, Judged@12: 0.25}", f"{DENSE}\n    {options}")
+    rows += condition("hybrid", "tiny: {R@1000: 1.0, Judged@12: 0.25}", fused)
+    done = reproduce(rows, "--json")
+    assert done.returncode == 0, done.stdout
+    found = json.loads(done.stdout)["rows"]
+    assert [(row["row"], row["retriever"]) for row in found] == [
+        ("dense/tiny", "dense"),
+        ("hybrid/tiny", "hybrid"),
+    ]
+
+
+@pytest.mark.parametrize("retriever", ["dense", "hybrid"])
+def test_no_model_is_pulled(reproduce: Call, tmp_path: Path, retriever: str) -> None:
+    more = f"kind: retrieval\n    retriever: {retriever}\n    options: {{model: minilm-l6}}"
+    done = reproduce(condition("a", "tiny: {RR: 1.0}", more), "--json")
+    assert done.returncode == 4
+    (row,) = json.loads(done.stdout)["rows"]
+    assert row["status"] == "no data"
+    assert "minilm-l6" in row["reason"]
+    assert row["reason"].endswith(": ranklens models pull minilm-l6")
+    assert not (tmp_path / "home" / "ranklens").exists()
+
+
+def test_shipped_rows_ask_for_what_the_retrievers_have(
+    shipped: dict[str, ReferenceRow],
+    call: Call,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("IR_DATASETS_HOME", str(tmp_path / "irds"))
+    names = {row.name for row in shipped.values() if row.kind == "retrieval"}
+    done = call("reproduce", "--rows", SHIPPED, "--collections", tmp_path, "--json", *names)
+    rows = json.loads(done.stdout)["rows"]
+    assert {row["row"] for row in rows} == names
+    # Not one is refused for its retriever or options: only the data lacks.
+    assert {row["status"] for row in rows} == {"no data"}
+    assert done.returncode == 4
 
 
 def test_without_collections_nothing_is_fetched(
@@ -257,6 +333,32 @@ def test_files_that_are_not_there_are_named(call: Call, tmp_path: Path) -> None:
         ("{folder: nowhere}", "{}", "set 'absent': it needs the key 'irds' or 'folder'"),
         ("{folder: nowhere}", "here", "set 'absent': expected a table, got 'here'"),
         ("name: good", "name: 3", "condition 1: 'name' must be text, got 3"),
+        (
+            "    tol",
+            "    remove_query: true\n    tol",
+            "'remove_query' says nothing to the kind 'can",
+        ),
+        (
+            "    candidates: all",
+            "    candidates: all\n    retriever: bm25",
+            "'retriever' says noth",
+        ),
+        (
+            "kind: candidates",
+            "kind: retrieval",
+            "'candidates' says nothing to the kind 'retrieval'",
+        ),
+        ("{RR: 0.3635}", "{RR: .nan}", "row 'good/tiny': expected a measure and its finite value"),
+        ("{RR: 0.3635}", "{10: 0.5}", "a measure and its finite value, got {10: 0.5}"),
+        (ALL, f"{SEARCH}\n    options: {{1: 2, k1: 1}}", "an option is a name with text, a fin"),
+        (
+            ALL,
+            f"{SEARCH}\n    options: {{k1: 2020-01-01}}",
+            "got {'k1': datetime.date(2020, 1, 1",
+        ),
+        (ALL, f"{SEARCH}\n    options: {{k1: .inf}}", "true or false, got {'k1': inf}"),
+        ("{folder: nowhere}", "2020-99-99", "not YAML that can be read (month must be in 1..12"),
+        ("{folder: nowhere}", "[" * 5000, "not YAML that can be read (maximum recursion depth"),
     ],
 )
 def test_a_broken_file_names_row_and_key(

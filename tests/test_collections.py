@@ -164,6 +164,8 @@ def test_a_described_folder_is_named_after_the_folder(described: Callable[[str],
         (TOML + 'candidates = "bm25.run"\n', InvalidInputError, "'candidates' must be a table"),
         (TOML + "[candidates]\nbm25 = 1\n", InvalidInputError, "'bm25' must be a string, got 1"),
         ("docs = d.tsv\n", InvalidInputError, r"collection\.toml: not valid TOML \(.*line 1"),
+        ("docs = " + "[" * 9999, InvalidInputError, r"\.toml: not valid TOML \(it is nested too"),
+        (f"relevance_level = {'1' * 5000}\n", InvalidInputError, r"not valid TOML \(Exceeds the l"),
         (TOML.replace("d.tsv", "x.tsv"), MissingResourceError, r"no such file: .*x\.tsv"),
         (TOML.replace("q.tsv", "x.tsv"), MissingResourceError, r"no such file: .*x\.tsv"),
         (TOML.replace("qrels.txt", "x"), MissingResourceError, r"no such file: .*x"),
@@ -174,6 +176,13 @@ def test_a_wrong_description_names_file_and_key(
 ) -> None:
     with pytest.raises(error, match=message):
         load_collection(str(described(toml)))
+
+
+def test_a_description_may_begin_with_a_byte_order_mark(
+    described: Callable[[str], Path],
+) -> None:
+    # As editors on Windows write it.
+    assert load_collection(str(described("\ufeff" + TOML))).name == "mine"
 
 
 @pytest.mark.parametrize(
@@ -218,6 +227,7 @@ def test_documents_answer_to_the_usual_names_and_integer_ids(
             r"1: no field 'text' or 'contents'; found \['body', 'id'\]",
         ),
         ("d.jsonl", jsonl([{"text": "x"}]), r"1: no field '_id' or 'id' or 'docid'"),
+        ("d.jsonl", jsonl([{"id": "d", "text": None}]), r"'contents'; found \['id'\]"),
         ("d.jsonl", jsonl([{"_id": "", "text": "x"}]), r"1: the field '_id' is empty"),
         ("d.jsonl", jsonl([{"id": " ", "text": "x"}]), r"1: the field 'id' is empty"),
         ("d.jsonl", jsonl([{"docid": "", "text": "x"}]), r"1: the field 'docid' is empty"),

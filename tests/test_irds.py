@@ -9,6 +9,9 @@ from ranklens.cli.specs import find_candidates
 from ranklens.data.errors import InvalidInputError, MissingResourceError
 from ranklens.data.load import load_collection
 from ranklens.data.records import Document, Query
+from ranklens.data.runs import read_run
+
+pytest_plugins = ["cli_fixtures"]
 
 # Importing ir_datasets makes folders in its home, so that has to be set before.
 if find_spec("ir_datasets") is None:
@@ -71,6 +74,87 @@ def test_a_registered_dataset_is_a_collection(register: Any) -> None:
     }
     again = load_collection("irds:ranklens-test/pets")
     assert again.fingerprint() == collection.fingerprint()
+
+
+def test_without_qrels_nothing_is_judged(register: Any) -> None:
+    register("ranklens-test/beir/quora", **{k: FILES[k] for k in ("docs_tsv", "queries_tsv")})
+    collection = load_collection("irds:ranklens-test/beir/quora")
+    assert [query.id for query in collection.queries] == ["1", "2", "3"]
+    assert len(collection.qrels) == 0
+    # What the set's name says holds without judgements too.
+    assert collection.remove_query
+    assert [note.partition(":")[0] for note in collection.notes] == [
+        "queries are documents of the corpus"
+    ]
+    assert set(collection.fingerprint()) == {"documents", "queries"}
+    with pytest.raises(InvalidInputError, match=r"has no judgements.* a subset of ir_datasets"):
+        collection.judgements("evaluation")
+
+
+def test_a_set_without_qrels_is_searched_and_not_evaluated(
+    register: Any, call: Any, tmp_path: Path
+) -> None:
+    register("ranklens-test/asked", **{k: FILES[k] for k in ("docs_tsv", "queries_tsv")})
+    output = tmp_path / "bm25.run"
+    done = call("retrieve", "irds:ranklens-test/asked", "-o", output)
+    assert done.returncode == 0, done.stderr
+    found = read_run(output)
+    assert {query_id: found[query_id][0].doc_id for query_id in found} == {"1": "d1", "2": "d2"}
+    done = call("data", "validate", "irds:ranklens-test/asked", output)
+    assert done.returncode == 0, done.stdout
+    assert "3 documents, 3 queries, 0 judgements; 0 kinds of errors" in done.stderr
+    done = call("evaluate", "irds:ranklens-test/asked", output)
+    assert done.returncode == 5
+    assert "'ranklens-test/asked' has no judgements, which evaluation needs" in done.stderr
+
+
+class TextQuery(NamedTuple):
+    query_id: str
+    text: str
+
+
+class LinkQuery(NamedTuple):
+    query_id: str
+    url: str
+
+
+class FakeQueries:
+    """Queries of another record type, beside real documents and qrels."""
+
+    def __init__(self, record: Any) -> None:
+        self.record = record
+
+    def queries_handler(self) -> "FakeQueries":
+        return self
+
+    def queries_iter(self) -> Iterator[Any]:
+        yield self.record
+
+
+def beside_real_documents(register: Any, identifier: str, queries: FakeQueries) -> None:
+    from ir_datasets.datasets.base import Dataset
+
+    rest = {kind: text for kind, text in FILES.items() if kind != "queries_tsv"}
+    register(identifier, Dataset(queries, register(f"{identifier}/rest", **rest)))
+
+
+def test_queries_that_are_but_a_text_are_read(register: Any) -> None:
+    # As those of BRIGHT.
+    beside_real_documents(register, "ranklens-test/plain", FakeQueries(TextQuery("1", " what ")))
+    assert load_collection("irds:ranklens-test/plain").queries == [Query("1", "what")]
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (LinkQuery("1", "http://x"), r"queries of 'ranklens-test/odd' are no texts \(LinkQuery\)"),
+        (TextQuery("1", "half \ud83d"), "query '1' holds half of a surrogate pair"),
+    ],
+)
+def test_queries_that_are_no_text_are_refused(register: Any, record: Any, message: str) -> None:
+    beside_real_documents(register, "ranklens-test/odd", FakeQueries(record))
+    with pytest.raises(InvalidInputError, match=message):
+        load_collection("irds:ranklens-test/odd")
 
 
 class TitledDoc(NamedTuple):
@@ -295,8 +379,8 @@ def test_an_unknown_id_says_where_the_list_is(register: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"qrels_trec": None}, "'ranklens-test/bad' has no qrels; choose a subset"),
-        ({"qrels_trec": None, "docs_tsv": None}, "has no docs and no qrels; choose"),
+        ({"docs_tsv": None}, "'ranklens-test/bad' has no docs; choose a subset"),
+        ({"queries_tsv": None, "docs_tsv": None}, "has no docs and no queries; choose"),
         ({"qrels_trec": ""}, r"no query id of the qrels \(first: None\)"),
         ({"queries_tsv": "1\t \n2\twho barks\n"}, "query '1' has no text"),
         ({"queries_tsv": "1\ta\n1\tb\n"}, "query id '1' occurs twice"),

@@ -50,6 +50,16 @@ def test_documents_queries_and_qrels(table: Any, tmp_path: Path) -> None:
     }
 
 
+def test_times_beside_the_texts_are_no_trouble(table: Any) -> None:
+    from importlib import import_module
+
+    arrow = import_module("pyarrow")
+    # A year of six digits, which Python's dates do not have.
+    far = arrow.array([2**55] * 3, arrow.timestamp("ms"))
+    documents = list(FileDocuments(table("d.parquet", {**DOCS, "crawled": far})))
+    assert [document.id for document in documents] == ["7", "8", "9"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

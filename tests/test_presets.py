@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ranklens.cli.lists import candidate_lists
 from ranklens.data.load import load_collection
 from ranklens.data.presets import PRESETS, find_folder_preset, find_preset
 from ranklens.data.runs import read_run
@@ -152,6 +153,16 @@ def test_a_folder_of_the_right_size_has_its_preset(tmp_path: Path) -> None:
     )
 
 
+def test_a_folder_without_judgements_is_no_known_set(tmp_path: Path) -> None:
+    folder = write_beir(tmp_path / "arguana", 3)
+    (folder / "qrels" / "test.tsv").unlink()
+    (folder / "qrels").rmdir()
+    found = load_collection(str(folder))
+    # Nothing is counted that could tell, and nothing is said of it.
+    assert (found.name, found.notes, found.remove_query) == ("arguana", (), False)
+    assert len(found.queries) == 3
+
+
 @pytest.fixture
 def arguana(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Register three queries that are documents too under an id like ArguAna's."""
@@ -210,3 +221,16 @@ def test_run_leaves_out_the_query_itself(
         assert own_answers(out / "reranked.run") == 0
     manifest = json.loads((tmp_path / "search" / "manifest.json").read_text())
     assert manifest["first_stage"]["remove_query"] is True
+
+
+def test_single_rankings_leave_out_the_query_itself(
+    call: Call, arguana: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "with.run"
+    call("retrieve", arguana, "--no-remove-query", "-o", out)
+    assert own_answers(out) == 3
+    for candidates in (None, str(out)):
+        _, lists = candidate_lists(arguana, candidates, 2)
+        # As many as asked for, and the query's own document is none of them.
+        assert [len(documents) for _, documents in lists] == [2, 2, 2]
+        assert all(query.id != one.id for query, documents in lists for one in documents)

@@ -42,6 +42,11 @@ def test_comments_blank_lines_and_a_byte_order_mark_are_skipped(tmp_path: Path) 
         ("q 0 d 1.0\n", r"qrels\.txt:1: the grade '1\.0' is not an integer"),
         ("q 0 d 1_0\n", r"qrels\.txt:1: the grade '1_0' is not an integer"),
         ("q 0 d nan\n", r"qrels\.txt:1: the grade 'nan' is not an integer"),
+        # trec_eval would take gigabytes for the one, and another grade for the others.
+        ("q 0 d 2147483647\n", r"qrels\.txt:1: the grade '2147483647' is not .* within ±1,000,000"),
+        ("q 0 d 1000001\n", r"qrels\.txt:1: the grade '1000001' is not an integer within"),
+        ("q 0 d -4294967297\n", r"qrels\.txt:1: the grade '-4294967297' is not an integer within"),
+        (f"q 0 d {'9' * 5000}\n", r"qrels\.txt:1: the grade '9{79}… \(5002 characters\) is not an"),
         (
             "q 0 d 1\nq 0 e 1\nq 0 d 2\n",
             r"qrels\.txt:3: document 'd' of query 'q' is judged 2 here and 1 on line 1",
@@ -80,6 +85,11 @@ def test_qrels_refuse_contradictions_and_what_is_no_judgement() -> None:
         Qrels([Judgement("q", 2, 1)])  # type: ignore[arg-type]
     with pytest.raises(InvalidInputError, match="grade of document 'd' must be an int, got float"):
         Qrels([Judgement("q", "d", 0.5)])  # type: ignore[arg-type]
+    with pytest.raises(
+        InvalidInputError, match="of document 'd' must lie within ±1,000,000, got 4"
+    ):
+        Qrels([Judgement("q", "d", 4294967297)])
+    assert Qrels([Judgement("q", "d", -(10**6))])["q"]["d"] == -(10**6)
 
 
 def test_restriction_keeps_the_wanted_queries_only() -> None:

@@ -9,6 +9,8 @@ from ranklens.data.errors import InvalidInputError, MissingResourceError
 from ranklens.data.load import load_collection
 from ranklens.data.records import Document, Query, ScoredDoc
 
+pytest_plugins = ["cli_fixtures"]
+
 CATS = {"title": "Cats", "text": "purr"}
 REQUESTS: list[dict[str, Any]] = [
     {
@@ -118,6 +120,10 @@ def listed(*candidates: Any) -> dict[str, Any]:
             "'d' has the score '1', not a finite",
         ),
         ([listed({"docid": "d", "doc": CATS, "score": True})], "'d' has the score True"),
+        (
+            [listed({"docid": "d", "doc": CATS, "score": 10**400})],
+            r"'d' has the score 10{79}… \(401 characters\), not a finite",
+        ),
         ([listed(*[{"docid": "d", "doc": CATS}] * 2)], "1: query '1' lists document 'd' twice"),
         ([REQUESTS[0], REQUESTS[1], REQUESTS[0]], r"3: query id '1' occurs twice .*on line 1"),
         ([], "the file is empty"),
@@ -183,4 +189,17 @@ def test_what_is_written_as_the_format_says_is_reranked(
     }  # fmt: skip
 
 
-pytest_plugins = ["cli_fixtures"]
+def test_requests_without_candidates_are_not_reranked(
+    tmp_path: Path, call: Callable[..., Any], decoder: str
+) -> None:
+    empty: dict[str, Any] = {"query": {"qid": "0", "text": "x"}, "candidates": []}
+    output = tmp_path / "reranked.run"
+    command = ["requests", "--reranker", decoder, "-o", output]
+    done = call("rerank", put(tmp_path / "empty.jsonl", [empty]), *command)
+    assert done.returncode == 5
+    assert "the candidates 'requests' of collection 'empty' list no document" in done.stderr
+    assert not output.exists()
+    # Of the queries that there is something to rerank for, the first.
+    path = put(tmp_path / "some.jsonl", [empty, *REQUESTS[:2]])
+    assert call("rerank", path, *command, "--limit", 1).returncode == 0
+    assert {line.split()[0] for line in output.read_text().splitlines()} == {"1"}

@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ranklens.data.collection import Collection
 from ranklens.data.errors import InvalidInputError
 from ranklens.data.load import load_collection
+from ranklens.data.qrels import Qrels
+from ranklens.data.records import Document, Judgement, Query
 from ranklens.data.sampling import sampled
 
 pytest_plugins = ["cli_fixtures"]
@@ -93,6 +97,50 @@ def test_queries_whose_relevant_documents_do_not_fit_are_left_out(
         sampled(load_collection(str(folder(large))), 4)
 
 
+def test_queries_without_a_judgement_left_are_left_out(folder: Callable[..., Path]) -> None:
+    first = by_hash([f"d{n}" for n in range(40)])
+    outside, other, inside = first[-1], first[-2], first[0]
+    path = folder(f"q1 0 {outside} 0\nq2 0 {inside} 0\nq3 0 {other} 1\n")
+    sample = sampled(load_collection(str(path)), 5)
+    assert [query.id for query in sample.queries] == list(sample.qrels) == ["q2", "q3"]
+    assert "2 of 3 queries" in sample.notes[-1]
+    with pytest.raises(InvalidInputError, match="sample of 5 documents has none that is judged"):
+        sampled(load_collection(str(folder(f"q1 0 {outside} 0\n"))), 5)
+
+
+def test_a_sample_of_what_is_not_judged_keeps_all_queries(folder: Callable[..., Path]) -> None:
+    path = folder(QRELS)
+    (path / "collection.toml").write_text('docs = "docs.jsonl"\nqueries = "queries.tsv"\n')
+    sample = sampled(load_collection(str(path)), 5)
+    assert [query.id for query in sample.queries] == ["q1", "q2", "q3"]
+    assert [document.id for document in sample.documents] == sorted(
+        by_hash([f"d{n}" for n in range(40)])[:5], key=lambda one: int(one[1:])
+    )
+
+
+def test_many_queries_take_linear_time() -> None:
+    class Numbered:
+        def __iter__(self) -> Iterator[Document]:
+            return (Document(f"d{n}", "text") for n in range(60_001))
+
+        def get_many(self, ids: Iterable[str]) -> dict[str, Document]:
+            return {}
+
+        def fingerprint(self) -> str:
+            return "numbered"
+
+    whole = Collection(
+        "many",
+        Numbered(),
+        [Query(f"q{n}", "text") for n in range(60_000)],
+        Qrels(Judgement(f"q{n}", f"d{n}", 1) for n in range(60_000)),
+    )
+    began = time.perf_counter()
+    assert len(sampled(whole, 30_000).queries) == 30_000
+    # With all that is relevant copied for each query it takes a minute.
+    assert time.perf_counter() - began < 15
+
+
 def test_a_sample_has_a_fingerprint_of_its_own(folder: Callable[..., Path]) -> None:
     whole = load_collection(str(folder(QRELS)))
     prints = {size: sampled(whole, size).fingerprint()["documents"] for size in (10, 11, 40)}
@@ -111,6 +159,16 @@ def test_retrieve_searches_the_sample(call: Call, folder: Callable[..., Path]) -
     expected = {document.id for document in sampled(load_collection(str(path)), 9).documents}
     # Every document has the word of every query.
     assert {line.split()[2] for line in output.read_text().splitlines()} == expected
+
+
+def test_an_index_of_a_sample_says_what_it_is_of(call: Call, folder: Callable[..., Path]) -> None:
+    retrieve = ["retrieve", folder(QRELS), "--index", "kept", "-o", "bm25.run"]
+    assert call(*retrieve, "--sample", "9").returncode == 0
+    other = call(*retrieve, "--sample", "10")
+    assert other.returncode == 5
+    assert 'documents: "sample of 9, sha256:' in other.stderr
+    assert ' there, "sample of 10, sha256:' in other.stderr
+    assert ' there, "sha256:' in call(*retrieve).stderr
 
 
 def test_run_reranks_the_sample_and_knows_it_from_the_whole(
