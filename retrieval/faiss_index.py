@@ -167,7 +167,8 @@ class VectorIndex:
     def _read(self, file: Path) -> Any:
         wrong = f"{file} is damaged; remove it, and it is made anew of the vectors beside it"
         try:
-            index = self._faiss.read_index(str(file))
+            # Mapped: what a search does not touch is not read.
+            index = self._faiss.read_index(str(file), self._faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError as error:
             raise InvalidInputError(f"{wrong} ({_said(error)})") from None
         if (index.ntotal, index.d) != (len(self), self._shards.dimension):

@@ -405,6 +405,8 @@ def test_shipped_figures_are_those_of_the_anchor_tables(
     shipped: dict[str, ReferenceRow], shared_collection: Callable[[str], Path]
 ) -> None:
     anchors = shared_collection("scifact").parents[1] / "anchors"
+    if not anchors.is_dir():
+        pytest.skip("the published figures (anchors) are not beside this checkout")
     beir = published(anchors, "pyserini_2cr_beir.tsv", "dataset")
     columns = {"lucene-flat": "flat", "lucene-multifield": "multifield", "bm25s": "flat"}
     for condition_name, column in columns.items():
