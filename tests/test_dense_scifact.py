@@ -1,0 +1,66 @@
+"""SciFact's published figures, by dense and hybrid retrieval over the real collection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from ranklens.data.load import load_collection
+from ranklens.eval.measures import evaluate
+from ranklens.retrieval.base import Retriever
+from ranklens.retrieval.bm25 import BM25Retriever
+from ranklens.retrieval.dense import DenseRetriever
+from ranklens.retrieval.encoder import Encoder, Vectors
+from ranklens.retrieval.hybrid import HybridRetriever
+from ranklens.retrieval.index_folder import open_index
+
+
+class Remembering(Encoder):
+    """An encoder that encodes the same queries once."""
+
+    vectors: Vectors | None = None
+
+    def encode_queries(self, texts: Sequence[str]) -> Vectors:
+        if len(texts) != 300:
+            return super().encode_queries(texts)
+        if self.vectors is None:
+            self.vectors = super().encode_queries(texts)
+        return self.vectors
+
+
+def test_published_figures(shared_collection: Callable[[str], Path], tmp_path: Path) -> None:
+    """MiniLM's figures are MTEB's (revision 8b3219a9); the others are compared with them.
+
+    One test, because encoding the corpus takes minutes and is done once; in bfloat16, which
+    is faster and has to be within the same bounds.
+    """
+    scifact = load_collection(str(shared_collection("scifact")))
+    encoder = Remembering("minilm-l6", device="cpu", dtype="bfloat16")
+
+    def dense(kind: str) -> Retriever:
+        retriever = DenseRetriever(encoder, kind=kind)
+        assert open_index(retriever, tmp_path / "i", scifact.documents).built == (kind == "flat")
+        return retriever
+
+    def measured(retriever: Retriever, k: int) -> dict[str, float]:
+        run = retriever.search(scifact.queries, k)
+        found = evaluate(scifact.qrels, run, ["nDCG@10", "R@100"]).measures
+        return {name: result.value for name, result in found.items()}
+
+    flat = dense("flat")
+    exact = measured(flat, 100)
+    assert exact["nDCG@10"] == pytest.approx(0.64508, abs=0.002)
+    assert exact["R@100"] == pytest.approx(0.925, abs=0.005)
+    for kind in ("hnsw", "ivfpq", "sq8", "rabitq"):
+        near = dense(kind)
+        for k in (10, 100):
+            found = measured(near, k)["nDCG@10"]
+            assert found == pytest.approx(exact["nDCG@10"], abs=0.005), (kind, k)
+    words = BM25Retriever()
+    words.index(scifact.documents)
+    alone = measured(words, 100)["nDCG@10"]
+    assert alone == pytest.approx(0.6789, abs=0.005)
+    fused = measured(HybridRetriever({"bm25": words, "dense": flat}), 100)["nDCG@10"]
+    assert fused > max(alone, exact["nDCG@10"]) + 0.005
