@@ -64,8 +64,9 @@ def reproduce_row(row: ReferenceRow, folders: Path | None) -> Outcome:
         return Outcome(row, "not available", reason=str(error))
     except MissingResourceError as error:
         return Outcome(row, "no data", reason=str(error))
-    except RanklensError as error:
-        return Outcome(row, "failed", reason=str(error))
+    except (RanklensError, OSError, RuntimeError, MemoryError) as error:
+        # One row that fails does not take the others with it.
+        return Outcome(row, "failed", reason=str(error) or type(error).__name__)
     comparisons = tuple(compare(row, {name: found.value for name, found in measured.items()}))
     return Outcome(row, "OK" if all(c.ok for c in comparisons) else "off", comparisons)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ranklens.cli import options
-from ranklens.data.errors import MissingResourceError, RanklensError, UsageError
+from ranklens.data.errors import MissingResourceError, PartialError, RanklensError, UsageError
 
 if TYPE_CHECKING:
     from ranklens.cli.reference_runs import Outcome
@@ -38,7 +38,7 @@ def reproduce(
     Nothing is downloaded: a set is a folder in --collections, or what ir_datasets has fetched
     before; the model of dense and hybrid rows is one that was pulled (`ranklens models pull`).
     Ends with 0 when every row that ran is within its tolerance, 6 when one is off,
-    4 when none could run.
+    4 when none could run, 7 when it was interrupted.
 
     Example: ranklens reproduce bm25s/scifact --collections ../shared/collections
     """
@@ -56,15 +56,25 @@ def reproduce(
         return
     from ranklens.cli.reference_runs import reproduce_row
 
-    outcomes = [reproduce_row(row, collections) for row in chosen]
+    outcomes: list[Outcome] = []
+    interrupted = False
+    try:
+        for row in chosen:
+            outcomes.append(reproduce_row(row, collections))  # noqa: PERF401
+    except KeyboardInterrupt:
+        # What has been measured took minutes and is told.
+        interrupted = True
     ran = [outcome for outcome in outcomes if outcome.ran]
     good = sum(outcome.status == "OK" for outcome in ran)
     if as_json:
         status = "nothing ran" if not ran else "ok" if good == len(ran) else "off"
+        status = "interrupted" if interrupted else status
         print_json({"status": status, "rows": [_as_json(outcome) for outcome in outcomes]})
     else:
         _print(outcomes)
     note(f"{good} of {len(ran)} rows that ran are OK; {len(outcomes) - len(ran)} did not run")
+    if interrupted:
+        raise PartialError(f"interrupted behind {len(outcomes)} of {len(chosen)} rows")
     if good < len(ran):
         raise typer.Exit(RanklensError.exit_code)
     if not ran:

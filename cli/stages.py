@@ -14,7 +14,7 @@ from ranklens.cli.specs import find_candidates
 from ranklens.data.documents import DocumentSource, missing_documents
 from ranklens.data.errors import InvalidInputError, PartialError
 from ranklens.data.records import Document, Query, ScoredDoc
-from ranklens.data.runs import Run
+from ranklens.data.runs import Run, check_run_query
 
 if TYPE_CHECKING:
     from ranklens.cli.retrievers import RetrieverSpec
@@ -39,6 +39,9 @@ def retrieve(
     ``remove_query`` leaves out documents with the query's own id. The index is kept in the folder
     ``index`` and used again, or built anew with ``overwrite``; without one it goes with the call.
     """
+    for query in queries:
+        # Found out before the work, not when the run is written.
+        check_run_query(query.id)
     with contextlib.closing(retriever.build()) as engine:
         if retriever.prebuilt is None:
             documents = Watched(collection.documents)

@@ -181,16 +181,21 @@ def write_run(run: Run, path: Path) -> None:
     _check_column("run tag", tag)
     with atomic_writer(path) as stream:
         for query_id, docs in run.items():
-            _check_column("query id", query_id)
-            if query_id.startswith("#"):
-                raise InvalidInputError(
-                    f"the query id {shown(query_id)} starts with '#': "
-                    "its lines would be comments in a TREC run"
-                )
+            check_run_query(query_id)
             scores = strictly_decreasing([doc.score for doc in docs])
             for rank, (doc, score) in enumerate(zip(docs, scores, strict=True), start=1):
                 _check_column("document id", doc.doc_id)
                 stream.write(f"{query_id} Q0 {doc.doc_id} {rank} {score:.9g} {tag}\n")
+
+
+def check_run_query(query_id: str) -> None:
+    """Raise InvalidInputError for a query id that a TREC run file cannot carry."""
+    _check_column("query id", query_id)
+    if query_id.startswith("#"):
+        raise InvalidInputError(
+            f"the query id {shown(query_id)} starts with '#': "
+            "its lines would be comments in a TREC run"
+        )
 
 
 def _check_column(kind: str, value: str) -> None:

@@ -71,24 +71,30 @@ def write_shards(
     """
     computed = kept = 0
     stream = iter(documents)
-    for number in itertools.count():
-        chunk = list(itertools.islice(stream, SHARD))
-        if not chunk:
-            return Written(computed, kept)
+    chunks = iter(lambda: list(itertools.islice(stream, SHARD)), [])
+    for number, chunk in enumerate(chunks):
         path = folder / f"vectors-{number:05d}.npy"
         if _there(path, len(chunk)):
             kept += len(chunk)
             done(len(chunk))
             continue
-        vectors = encode(number, chunk)
-        temporary = path.with_suffix(".tmp")
+        _write(path, encode(number, chunk))
+        computed += len(chunk)
+    return Written(computed, kept)
+
+
+def _write(path: Path, vectors: Vectors) -> None:
+    """Write a shard, whole or not at all; numpy's own message would not say which file."""
+    temporary = path.with_suffix(".tmp")
+    try:
         with temporary.open("wb") as file:
             np.save(file, vectors)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        computed += len(chunk)
-    raise AssertionError("itertools.count does not end")
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InvalidInputError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def _there(path: Path, rows: int) -> bool:

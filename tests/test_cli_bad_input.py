@@ -174,3 +174,17 @@ def test_a_large_corpus_is_not_read_for_an_evaluation(
         monkeypatch.setattr("ranklens.data.coverage._LARGEST", largest)
         done = call("evaluate", collection, collection / "all.run", "--json")
         assert len(json.loads(done.stdout)["warnings"]) == warnings
+
+
+def test_a_query_that_no_run_can_carry_is_refused_before_the_work(
+    call: Call, collection: Path, tmp_path: Path
+) -> None:
+    (collection / "queries.jsonl").write_text('{"_id": "#1", "text": "bake bread"}\n')
+    (collection / "qrels.txt").write_text("#1 0 d0 1\nq 0 d0 1\n")
+    toml = collection / "collection.toml"
+    toml.write_text(toml.read_text().replace('qrels = "qrels.txt"\n', ""))
+    done = call("retrieve", collection, "-o", "out.run")
+    assert done.returncode == 5
+    assert "the query id '#1' starts with '#'" in done.stderr
+    assert "indexing" not in done.stderr
+    assert not (tmp_path / "out.run").exists()

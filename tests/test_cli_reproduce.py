@@ -179,6 +179,25 @@ def test_a_row_that_fails_does_not_stop_the_others(
     assert reason in first["reason"]
 
 
+def test_an_interruption_tells_what_is_measured(
+    reproduce: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ranklens.cli import reference_runs
+
+    measure = reference_runs.reproduce_row
+
+    def stopped(row: ReferenceRow, folders: Path | None) -> reference_runs.Outcome:
+        if row.name.startswith("second"):
+            raise KeyboardInterrupt
+        return measure(row, folders)
+
+    monkeypatch.setattr(reference_runs, "reproduce_row", stopped)
+    done = reproduce(GOOD + condition("second", "tiny: {RR: 1.0}"))
+    assert done.returncode == 7
+    assert "good/tiny   RR        OK " in done.stdout
+    assert "error: interrupted behind 1 of 2 rows" in done.stderr
+
+
 def test_a_set_without_judgements_is_no_data(reproduce: Call, collection: Path) -> None:
     toml = collection / "collection.toml"
     toml.write_text(toml.read_text().replace('qrels = "qrels.txt"\n', ""))
