@@ -1,4 +1,8 @@
-"""SciFact's published figures, by dense and hybrid retrieval over the real collection."""
+"""Dense and hybrid retrieval over a part of the real SciFact.
+
+The published figures, over all of it, are `ranklens reproduce minilm-flat/scifact`'s business: they
+take minutes of encoding.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ranklens.data.load import load_collection
+from ranklens.data.sampling import sampled
 from ranklens.eval.measures import evaluate
 from ranklens.retrieval.base import Retriever
 from ranklens.retrieval.bm25 import BM25Retriever
@@ -30,13 +35,16 @@ class Remembering(Encoder):
         return self.vectors
 
 
-def test_published_figures(shared_collection: Callable[[str], Path], tmp_path: Path) -> None:
-    """MiniLM's figures are MTEB's (revision 8b3219a9); the others are compared with them.
+def test_kinds_and_hybrids_rank_as_they_should(
+    shared_collection: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Approximate indexes are near exact search, and fusing is better than both parts.
 
-    One test, because encoding the corpus takes minutes and is done once; in bfloat16, which
-    is faster and has to be within the same bounds.
+    All 300 queries over 1,500 documents, the relevant ones among them. One test, because they are
+    encoded once; in bfloat16, which is faster.
     """
-    scifact = load_collection(str(shared_collection("scifact")))
+    scifact = sampled(load_collection(str(shared_collection("scifact"))), 1500)
+    assert len(scifact.queries) == 300
     encoder = Remembering("minilm-l6", device="cpu", dtype="bfloat16")
 
     def dense(kind: str) -> Retriever:
@@ -51,8 +59,8 @@ def test_published_figures(shared_collection: Callable[[str], Path], tmp_path: P
 
     flat = dense("flat")
     exact = measured(flat, 100)
-    assert exact["nDCG@10"] == pytest.approx(0.64508, abs=0.002)
-    assert exact["R@100"] == pytest.approx(0.925, abs=0.005)
+    # Fewer documents are in the way than in the whole collection (0.645).
+    assert 0.70 < exact["nDCG@10"] < 0.85
     for kind in ("hnsw", "ivfpq", "sq8", "rabitq"):
         near = dense(kind)
         for k in (10, 100):
@@ -61,6 +69,5 @@ def test_published_figures(shared_collection: Callable[[str], Path], tmp_path: P
     words = BM25Retriever()
     words.index(scifact.documents)
     alone = measured(words, 100)["nDCG@10"]
-    assert alone == pytest.approx(0.6789, abs=0.005)
     fused = measured(HybridRetriever({"bm25": words, "dense": flat}), 100)["nDCG@10"]
     assert fused > max(alone, exact["nDCG@10"]) + 0.005
