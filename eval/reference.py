@@ -88,7 +88,7 @@ def read_reference(path: Path) -> list[ReferenceRow]:
     InvalidInputError that names file, row and key for what cannot be used.
     """
     require("irds", "yaml")
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     if not path.is_file():
         raise MissingResourceError(

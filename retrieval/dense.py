@@ -106,6 +106,12 @@ class DenseRetriever:
                 return vectors
 
             written = write_shards(openings, folder, encode, done)
+        if written.computed + written.kept != count:
+            # Vectors would stand beside the ids of other documents.
+            raise InvalidInputError(
+                f"{count} documents when their ids were read, {written.computed + written.kept} "
+                "when they were encoded: they change while they are indexed; start again"
+            )
         write_json(folder / _ASKED, openings.texts)
         if written.kept:
             self._tell(f"{written.kept} of {count} documents had been encoded before")

@@ -350,6 +350,23 @@ def test_documents_without_a_word_make_an_index(tiny_encoder: Path, kind: str) -
     retriever.close()
 
 
+class Growing:
+    """Documents that are one more whenever they are read."""
+
+    def __init__(self) -> None:
+        self.readings = 0
+
+    def __iter__(self) -> Iterator[Document]:
+        self.readings += 1
+        return iter(DOCUMENTS[: 2 + self.readings])
+
+
+def test_documents_that_change_meanwhile_are_refused(tiny_encoder: Path) -> None:
+    retriever = DenseRetriever(Encoder(str(tiny_encoder), device="cpu"))
+    with pytest.raises(InvalidInputError, match="3 documents when their ids were read, 4 when"):
+        retriever.index(Growing())
+
+
 class Broken(Encoder):
     """An encoder that makes NaN of one text."""
 
