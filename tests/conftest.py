@@ -14,6 +14,9 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# ranx compiles for a minute in a fresh environment; one test of test_fusion.py lets it.
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
+
 # Side by side two processes of two threads wait for each other at every barrier.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -268,12 +268,18 @@ def test_what_cannot_be_optimised() -> None:
 
 
 def test_the_command_line(
-    collection: Path, call: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+    collection: Path,
+    call: Callable[..., subprocess.CompletedProcess[str]],
+    program_environment: dict[str, str],
+    tmp_path: Path,
 ) -> None:
     other, out = tmp_path / "other.run", tmp_path / "fused.run"
     assert call("retrieve", collection, "-o", other).returncode == 0
     runs = [collection / "all.run", other]
+    # Once as users have it: compiled.
+    uncompiled = program_environment.pop("NUMBA_DISABLE_JIT")
     done = call("fuse", *runs, "-o", out, "--depth", 5)
+    program_environment["NUMBA_DISABLE_JIT"] = uncompiled
     assert done.returncode == 0, done.stderr
     assert "4 queries, 20 documents, rrf(k=60)" in done.stderr
     assert done.stdout == ""
