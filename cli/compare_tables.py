@@ -38,7 +38,7 @@ def print_comparison(comparison: Comparison) -> None:
         _print_all_pairs(comparison)
     else:
         _print_against_baseline(comparison, comparison.baseline)
-    note(_method(comparison))
+    print_text(_method(comparison))
 
 
 def _print_against_baseline(comparison: Comparison, baseline: str) -> None:
@@ -143,13 +143,13 @@ def print_changes(
              f"{moved.rank_against or '-'} → {moved.rank or '-'}", f"{moved.contribution:+.4f}"]
             for moved in change.movers
         ]  # fmt: skip
-    names = f"{printable(run)} against {printable(against)}"
     print_table(
-        f"{names}: {measure} of queries; of documents, rank and part in the change of nDCG@{k}",
+        f"{measure} by query, {printable(run)} against {printable(against)}",
         ["query", "document", "grade", f"{measure} or rank", "Δ"],
         rows,
         text_columns=2,
     )
+    print_text(f"Δ of a document: its part in the change of nDCG@{k}; - is unjudged, or not there.")
 
 
 def print_markdown(comparison: Comparison) -> None:

@@ -13,8 +13,6 @@ _LATEX = {
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "`": r"\textasciigrave{}",
     # After the end of a row a bracket would be its argument.
     "[": "{[}", "]": "{]}",
-    # Two would be one dash.
-    "-": "{-}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }  # fmt: skip
 
@@ -26,7 +24,6 @@ def markdown(text: str) -> str:
 
 def latex(text: str) -> str:
     """Return a text that LaTeX sets as it is, on one line."""
-    plain = printable(text)
-    if "--" not in plain:
-        return "".join(c if c == "-" else _LATEX.get(c, c) for c in plain)
-    return "".join(_LATEX.get(c, c) for c in plain)
+    escaped = "".join(_LATEX.get(character, character) for character in printable(text))
+    # LaTeX makes one longer dash of two.
+    return re.sub("-(?=-)", "-{}", escaped)
