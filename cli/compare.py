@@ -135,7 +135,7 @@ def _changes(
 
     measure = comparison.pairs[0].measure
     found = []
-    for run, against in comparison.overlaps:
+    for run, against in comparison.compared:
         values, other = (
             comparison.runs[name].measures[measure].per_query for name in (run, against)
         )
@@ -158,7 +158,7 @@ def _as_json(
         "baseline": comparison.baseline,
         "test": comparison.test,
         "correction": comparison.correction,
-        "family": comparison.family,
+        "family": len(comparison.compared),
         "level": LEVEL,
         "runs": [
             {
@@ -171,12 +171,8 @@ def _as_json(
             for name, run in comparison.runs.items()
         ],
         "pairs": [_pair(pair) for pair in comparison.pairs],
-        "overlaps": [
-            {"run": run, "against": against, "jaccard@10": found.jaccard, "rbo": found.rbo,
-             "queries": found.queries}
-            for (run, against), found in comparison.overlaps.items()
-        ],
-    }  # fmt: skip
+        "overlaps": [_overlap(comparison, run, against) for run, against in comparison.compared],
+    }
     if changes:
         value["changes"] = [
             {
@@ -208,3 +204,9 @@ def _pair(pair: Pair) -> dict[str, Any]:
         "superiority": found.superiority,
         "d_z": found.d_z,
     }
+
+
+def _overlap(comparison: Comparison, run: str, against: str) -> dict[str, Any]:
+    found = comparison.overlap(run, against)
+    values = {"jaccard@10": found.jaccard, "rbo": found.rbo, "queries": found.queries}
+    return {"run": run, "against": against, **values}

@@ -17,7 +17,7 @@ from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.qrels import Qrels
 from ranklens.data.runs import Run
 from ranklens.eval.measures import MeasureResult, evaluate
-from ranklens.eval.overlap import Overlap, overlap, unjudged_at
+from ranklens.eval.overlap import Orders, Overlap, overlap, unjudged_at
 from ranklens.eval.policy import DEFAULT, Policy
 from ranklens.eval.stats.corrections import CORRECTIONS, adjust
 from ranklens.eval.stats.effect import Effect, effect
@@ -61,8 +61,8 @@ class ComparedRun:
 class Comparison:
     """Runs, their pairs per measure, and what the reader should know.
 
-    ``family`` is the number of pairs of one measure, ``overlaps`` the likeness of the rankings
-    of every such pair (run, against).
+    ``compared`` are the pairs (run, against) of every measure, which are corrected together;
+    ``orders`` the documents of a run's judged queries as the policy reads them, best first.
     """
 
     queries: int
@@ -71,13 +71,13 @@ class Comparison:
     test: str
     correction: str
     pairs: tuple[Pair, ...]
-    overlaps: Mapping[tuple[str, str], Overlap]
-    warnings: tuple[str, ...] = field(default=())
+    compared: tuple[tuple[str, str], ...]
+    orders: Mapping[str, Orders] = field(repr=False)
+    warnings: tuple[str, ...]
 
-    @property
-    def family(self) -> int:
-        """The number of pairs that are corrected together."""
-        return len(self.overlaps)
+    def overlap(self, run: str, against: str) -> Overlap:
+        """Return how much alike the rankings of two runs are."""
+        return overlap(self.orders[run], self.orders[against])
 
     def better_than(self, run: str, measure: str) -> list[str]:
         """Return the runs that a run is significantly better than."""
@@ -157,7 +157,8 @@ def compare(
         test=test,
         correction=correction,
         pairs=tuple(compared),
-        overlaps={(run, other): overlap(orders[run], orders[other]) for run, other in pairs},
+        compared=tuple(pairs),
+        orders=orders,
         warnings=tuple(f"{name}: {text}" for name in names for text in evaluations[name].warnings),
     )
 
