@@ -179,8 +179,8 @@ def _as_json(
                 "run": run,
                 "against": against,
                 "measure": comparison.pairs[0].measure,
-                "wins": [asdict(change) for change in wins],
-                "losses": [asdict(change) for change in losses],
+                "wins": [_change(change) for change in wins],
+                "losses": [_change(change) for change in losses],
             }
             for run, against, (wins, losses) in changes
         ]
@@ -210,3 +210,7 @@ def _overlap(comparison: Comparison, run: str, against: str) -> dict[str, Any]:
     found = comparison.overlap(run, against)
     values = {"jaccard@10": found.jaccard, "rbo": found.rbo, "queries": found.queries}
     return {"run": run, "against": against, **values}
+
+
+def _change(change: QueryChange) -> dict[str, Any]:
+    return {**asdict(change), "difference": change.difference}
