@@ -46,6 +46,14 @@ def compare(
         list[str] | None,
         typer.Option("--measure", "-m", help="nDCG@10 (the default), 'AP(rel=2)', RR@10, …"),
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Official measures: trec-dl, trec-dl-v2, trec-dl-doc, msmarco or beir."),
+    ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(metavar="NAME[,CHANGE...]", help="As of `ranklens evaluate`."),
+    ] = None,
     test: Annotated[str, typer.Option(help="t, wilcoxon, randomisation or bootstrap.")] = "t",
     correction: Annotated[
         str, typer.Option(help="holm, bonferroni, tukey (randomised); bh, by; or none.")
@@ -76,7 +84,9 @@ def compare(
     from ranklens.cli.output import print_json, warn
     from ranklens.cli.run_labels import run_labels
     from ranklens.data.runs import read_run
+    from ranklens.eval import measure_presets
     from ranklens.eval.comparison import compare as compare_runs
+    from ranklens.eval.policy import DEFAULT, parse_policy
 
     if as_json and layout is not None:
         raise UsageError("--json excludes --format")
@@ -88,15 +98,18 @@ def compare(
     base = _baseline(baseline, runs, labels)
     if queries is not None and base is None:
         raise UsageError("--queries of more than two runs needs --baseline RUN")
+    official = measure_presets.preset(preset) if preset else None
+    chosen = parse_policy(policy) if policy else official.policy if official else DEFAULT
     judged, _, notes = load_qrels(qrels)
     loaded = {label: read_run(path) for label, path in zip(labels, runs, strict=True)}
     comparison = compare_runs(
         judged,
         loaded,
-        measure or ["nDCG@10"],
+        [*(official.measures if official else ()), *(measure or ())] or ["nDCG@10"],
         baseline=base,
         test=test,
         correction=correction,
+        policy=chosen,
         seed=seed,
     )
     warnings = [*notes, *comparison.warnings]
@@ -140,7 +153,14 @@ def _changes(
             comparison.runs[name].measures[measure].per_query for name in (run, against)
         )
         changes = query_changes(
-            qrels, runs[run], runs[against], values, other, count, cutoff(measure)
+            qrels,
+            runs[run],
+            runs[against],
+            values,
+            other,
+            count,
+            cutoff(measure),
+            comparison.policy,
         )
         found.append((run, against, changes))
     return found
@@ -158,6 +178,7 @@ def _as_json(
         "baseline": comparison.baseline,
         "test": comparison.test,
         "correction": comparison.correction,
+        "policy": str(comparison.policy),
         "family": len(comparison.compared),
         "level": LEVEL,
         "runs": [

@@ -152,6 +152,13 @@ def test_refused() -> None:
         compare(QRELS, RUNS, ["P@5"], test="z")
     with pytest.raises(UsageError, match=r"unknown correction 'fdr'; .*, tukey"):
         compare(QRELS, RUNS, ["P@5"], correction="fdr")
+    for measure, said in (
+        ("NumRet", "not the mean"),
+        ("gm_map", "not the mean"),
+        ("LastRel", "lower"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            compare(QRELS, RUNS, [measure])
     halves = {
         "first": Run({q: RUNS["good"][q] for q in QUERIES[:6]}),
         "second": Run({q: RUNS["good"][q] for q in QUERIES[6:]}),
@@ -219,6 +226,10 @@ def test_largest_wins_and_losses() -> None:
     assert (len(wins), [change.query_id for change in losses]) == (1, ["q7"])
 
 
-@pytest.mark.parametrize(("measure", "k"), [("nDCG@20", 20), ("AP(rel=2)", 10), ("P(rel=2)@5", 5)])
+@pytest.mark.parametrize(
+    ("measure", "k"),
+    [("nDCG@20", 20), ("AP(rel=2)", 10), ("P(rel=2)@5", 5),
+     ("ndcg_cut_20", 20), ("P_5(rel=2)", 5), ("WSS@95", 10), ("IPrec@0.1", 10)],
+)  # fmt: skip
 def test_the_cutoff_of_a_measure(measure: str, k: int) -> None:
     assert cutoff(measure) == k
