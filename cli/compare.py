@@ -75,8 +75,8 @@ def compare(
     """Compare runs: paired tests over queries, corrected, and how the rankings differ.
 
     Without --baseline, three runs and more are compared pair by pair. The pairs of one measure
-    are corrected together: Holm's correction holds for any test and any dependence, tukey is
-    sharper for all pairs. Significant is a corrected p below 0.05; ties are equal values.
+    are corrected together: Holm's correction holds for any test and any dependence; tukey
+    mostly finds more of all pairs. Significant is a corrected p below 0.05; ties are equal values.
 
     Example: ranklens compare sample:pydocs bm25.run reranked.run --queries 3
     """

@@ -163,7 +163,10 @@ def compare(
         pairs=tuple(compared),
         compared=tuple(pairs),
         orders=orders,
-        warnings=tuple(f"{name}: {text}" for name in names for text in evaluations[name].warnings),
+        warnings=(
+            *(f"{name}: {text}" for name in names for text in evaluations[name].warnings),
+            *_too_coarse(test, correction, len(pairs), samples),
+        ),
     )
 
 
@@ -181,6 +184,18 @@ def _checked(name: str) -> str:
             "take WSS@95"
         )
     return name
+
+
+def _too_coarse(test: str, correction: str, family: int, samples: int) -> list[str]:
+    """Return a warning where so few samples cannot make any of so many pairs significant."""
+    smallest = 1 / (samples + 1)
+    by_chance = test in ("randomisation", "bootstrap")
+    if not by_chance or correction not in ("bonferroni", "holm") or smallest * family < LEVEL:
+        return []
+    return [
+        f"no p-value of {samples:,} samples is below {smallest:.2g}: corrected by {correction} for "
+        f"{family} pairs, none can be significant; take the correction tukey, or the test t"
+    ]
 
 
 def _common(qrels: Qrels, answered: Mapping[str, list[str]]) -> Qrels:

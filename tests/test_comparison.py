@@ -107,6 +107,17 @@ def test_every_test_finds_what_is_there_and_nothing_else(test: str) -> None:
     assert significant == {"fair": True, "same": False, "poor": True}
 
 
+def test_samples_too_few_for_the_family_are_told() -> None:
+    # Six pairs: 6 / 100 is above the level, 6 / 130 is not.
+    for samples, told in ((99, True), (129, False)):
+        comparison = compare(QRELS, RUNS, ["P@5"], test="bootstrap", samples=samples)
+        assert any("none can be significant" in text for text in comparison.warnings) == told
+        assert any(pair.significant for pair in comparison.pairs) != told
+    for test, correction in (("t", "holm"), ("bootstrap", "bh")):
+        comparison = compare(QRELS, RUNS, ["P@5"], test=test, correction=correction, samples=99)
+        assert not any("none can be significant" in text for text in comparison.warnings)
+
+
 def test_effects_by_hand_and_by_scipy() -> None:
     row = np.array([0.5, 0.1, 0.0, -0.2])
     size = effect(row)
