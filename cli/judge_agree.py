@@ -99,7 +99,8 @@ def agree(
     models = _models(judge_model, max(len(sets), len(tables) - 1))
     limits = None if scale is None else Scale.parse(scale)
     judged, notes = _gold(gold)
-    of_gold, *of_judges = [read_score_table(path, measure) for path in tables] or [None]
+    scored = [read_score_table(path, measure) for path in tables]
+    of_gold, of_judges = (scored[0] if scored else None), scored[1:]
     systems = {} if runs is None else read_runs(runs)
     words = None if texts is None or judged is None else _words(texts, judged)
     with _scoring(len(systems), len(sets)) as advance:
@@ -172,14 +173,14 @@ def _check(
         )
 
 
-def _models(names: list[str] | None, judges: int) -> list[str | None]:
+def _models(names: list[str] | None, judges: int) -> Sequence[str | None]:
     if not names:
         return [None] * judges
     if len(names) not in (1, judges):
         raise UsageError(
             f"give --judge-model once, or once for each of {judges} judges; got {len(names)}"
         )
-    return list(names) * (judges if len(names) == 1 else 1)
+    return names * (judges if len(names) == 1 else 1)
 
 
 def _gold(spec: str | None) -> tuple[Qrels | None, tuple[str, ...]]:
@@ -247,7 +248,8 @@ def _warnings(reports: Sequence[AgreementReport]) -> list[str]:
     """Return all warnings, each one with its label set; one that all have is said once."""
     common = [text for text in reports[0].warnings if all(text in r.warnings for r in reports[1:])]
     own = [
-        f"{report.name}: {text}"
+        # What was found in a file of its own has the name already.
+        text if text.startswith(report.name) else f"{report.name}: {text}"
         for report in reports
         for text in report.warnings
         if text not in common

@@ -167,13 +167,24 @@ def _print_significance(rows: Sequence[tuple[str, Ranked]], method: Method) -> N
         ],
     )  # fmt: skip
     rates = [(name, row.cells.rates) for name, row in rows]
-    print_table(
-        "rates of these pairs",
-        ["labels", *rates[0][1]],
-        [[name, *(_figure(rate.value) for rate in found.values())] for name, found in rates],
-    )
-    for title, rate in rates[0][1].items():
-        print_text(f"{title}: of {rate.denominator}")
+    if len(rates) == 1:
+        print_table(
+            "rates of these pairs",
+            ["rate", "denominator", "value", "count"],
+            [
+                [title, rate.denominator, _figure(rate.value), str(rate.count)]
+                for title, rate in rates[0][1].items()
+            ],
+            text_columns=2,
+        )
+    else:
+        print_table(
+            "rates of these pairs",
+            ["labels", *rates[0][1]],
+            [[name, *(_figure(rate.value) for rate in found.values())] for name, found in rates],
+        )
+        for title, rate in rates[0][1].items():
+            print_text(f"{title}: of {rate.denominator}")
     print_text("a pair in AD is lost and false: TP + FN + FP + TN is the number of pairs + AD")
 
 

@@ -11,8 +11,9 @@ For a family both are means over its systems, the others being those outside it.
 The simulation lets every system adopt the judge: the first documents of each run are put in the
 order of the judge's labels, ties in the run's own order, unjudged documents as grade 0 (Clarke
 and Dietz 2024). The judge run is the ideal ranking by the judge of all documents that any system
-has among its first ones. Its own score is the ceiling: under the judge's labels nothing scores
-above it, and a system that is truly better cannot be seen to be (Soboroff 2025).
+has among its first ones. Its own score is the ceiling: on a measure that looks no deeper (nDCG@10)
+nothing scores above it under the judge's labels, so a system that is truly better cannot be seen
+to be (Soboroff 2025).
 """
 
 from __future__ import annotations

@@ -243,7 +243,7 @@ def ordinal_alpha(confusion: Counts) -> float | None:
     if expected == 0:
         return None
     observed = float((coincidences * distances).sum())
-    return 1 - (totals.sum() - 1) * observed / expected
+    return 1 - (float(totals.sum()) - 1) * observed / expected
 
 
 def _by_length(
