@@ -27,6 +27,8 @@ from ranklens.data.records import Judgement
 Counts = NDArray[np.int64]
 Pair = tuple[str, str]
 
+# Labels beyond the scale that are no more than this share are slips of a model.
+_STRAY = 0.01
 _SCALE = re.compile(r"(\d{1,2})-(\d{1,2})")
 
 
@@ -130,6 +132,11 @@ class LabelAgreement:
     gold_clipped: Mapping[int, int]
     judge_clipped: Mapping[int, int]
     by_length: tuple[LengthBin, ...] = ()
+
+    @property
+    def other_scale(self) -> bool:
+        """Whether so many of the judge's labels were clipped that its scale is another one."""
+        return sum(self.judge_clipped.values()) > _STRAY * self.judge_pairs
 
     @property
     def gold_histogram(self) -> dict[int, int]:

@@ -36,9 +36,6 @@ from ranklens.eval.agree.top_systems import TopSystem, top_system
 from ranklens.eval.measures import evaluate
 from ranklens.eval.stats.tests import SAMPLES
 
-# Beyond this share of labels that need clipping, the labels are of another scale.
-_FEW = 0.01
-
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
@@ -118,7 +115,9 @@ class Reporter:
         labels = None
         if self.gold is not None and judge is not None and self.scale is not None:
             labels = label_agreement(self.gold, judge, self.scale, words=self.words)
-            judge, _ = clipped(judge, self.scale)
+            # Clipped, the best grades of a longer scale would be one, and rank nothing.
+            if not labels.other_scale:
+                judge, _ = clipped(judge, self.scale)
             warnings += _label_warnings(labels)
             if self.runs:
                 table = score_runs(self.runs, judge, self.measure, self.advance)
@@ -209,16 +208,18 @@ class Reporter:
 
 def _label_warnings(labels: LabelAgreement) -> list[str]:
     warnings = []
-    for whose, beyond, pairs in (
-        ("gold", labels.gold_clipped, labels.gold_pairs),
-        ("judge", labels.judge_clipped, labels.judge_pairs),
-    ):
-        if count := sum(beyond.values()):
+    for whose, beyond in (("gold", labels.gold_clipped), ("judge", labels.judge_clipped)):
+        if beyond:
             listed = ", ".join(f"{label} ({number}×)" for label, number in beyond.items())
-            text = f"{count} {whose} labels beyond the scale {labels.scale} were clipped: {listed}"
-            if count > _FEW * pairs:
-                text += "; these labels are of another scale, and κ and α compare unlike things"
-            warnings.append(text)
+            warnings.append(
+                f"{sum(beyond.values())} {whose} labels beyond the scale {labels.scale} were "
+                f"clipped: {listed}"
+            )
+    if labels.other_scale:
+        warnings.append(
+            "the judge's labels are of another scale than the gold's: κ and α compare unlike "
+            "things; rankings use the labels as they are, not clipped"
+        )
     used = {label for label, count in labels.judge_histogram.items() if count}
     if used <= set(list(labels.scale.labels)[:2]) and len(labels.scale.labels) > 2:
         warnings.append(
@@ -239,11 +240,12 @@ def _label_warnings(labels: LabelAgreement) -> list[str]:
 
 def _rank_warnings(agreement: RankAgreement, counts: Cells, method: Method) -> list[str]:
     warnings = []
-    if ties := agreement.gold_ties + agreement.judge_ties:
-        warnings.append(
-            f"{ties} pairs of systems have equal mean scores ({agreement.gold_ties} by gold, "
-            f"{agreement.judge_ties} by judge); τ_AP, RBO, top k and ranks order them by name"
-        )
+    for whose, ties in (("gold", agreement.gold_ties), ("judge", agreement.judge_ties)):
+        if ties:
+            warnings.append(
+                f"{ties} pairs of systems have equal mean scores by {whose}: τ_AP, RBO, top k and "
+                "ranks order them by name"
+            )
     by_chance = method.test in ("randomisation", "bootstrap")
     # The least p-value of B samples is 1 / (B + 1).
     out_of_reach = counts.pairs / (SAMPLES + 1) >= LEVEL
