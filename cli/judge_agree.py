@@ -25,11 +25,11 @@ _SUFFIX = ".run"
 def agree(
     gold: Annotated[
         str | None,
-        typer.Argument(metavar="[GOLD]", help="Gold labels: a qrels file, or a collection."),
+        typer.Argument(metavar="GOLD", help="Gold labels: a qrels file, or a collection."),
     ] = None,
     labels: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[LABELS...]", help="The judges' labels: qrels files."),
+        typer.Argument(metavar="LABELS...", help="The judges' labels: qrels files."),
     ] = None,
     runs: Annotated[
         Path | None,

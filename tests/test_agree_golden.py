@@ -154,7 +154,7 @@ def plain_cells(gold: list[Values], judge: list[Values]) -> tuple[int, ...]:
 
 def holm_by_hand(scores: list[Values]) -> dict[tuple[int, int], tuple[int, bool]]:
     """Return the sign of the mean difference, and whether it is significant, by pair."""
-    p_values = {}
+    p_values: dict[tuple[int, int], float] = {}
     for i in range(len(scores) - 1):
         rest = np.array(scores[i + 1 :])
         # Two runs that are the same have no t: they do not differ.

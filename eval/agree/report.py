@@ -6,6 +6,7 @@ families, or says which one was not measured.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -203,7 +204,9 @@ class Reporter:
 
     def _score(self, qrels: Qrels, run: Run) -> float:
         self.advance(1)
-        return evaluate(qrels, run, [self.measure]).measures[self.measure].value
+        # The mean also of measures that are reported as a sum or a geometric mean.
+        values = evaluate(qrels, run, [self.measure]).measures[self.measure].per_query.values()
+        return math.fsum(values) / len(values)
 
 
 def _label_warnings(labels: LabelAgreement) -> list[str]:
