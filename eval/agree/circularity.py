@@ -122,9 +122,14 @@ def judge_as_reranker(
         gold_change=sum(after_gold[name] - by_gold[name] for name in names) / len(names),
         run_gold=run_gold,
         run_judge=run_judge,
-        run_gold_rank=1 + sum(value > run_gold for value in by_gold.values()),
-        run_judge_rank=1 + sum(value > run_judge for value in by_judge.values()),
+        run_gold_rank=_rank(run_gold, by_gold),
+        run_judge_rank=_rank(run_judge, by_judge),
     )
+
+
+def _rank(score: float, scores: Scores) -> int:
+    # Means that are equal on paper may differ in their last bits.
+    return 1 + sum(value > score + 1e-12 for value in scores.values())
 
 
 def judge_run(runs: Mapping[str, Run], judge: Qrels, depth: int) -> Run:
