@@ -23,6 +23,7 @@ from ranklens.cli import (
     find,
     fuse,
     heads,
+    judge,
     models,
     reproduce,
     rerank,
@@ -71,6 +72,7 @@ app.command()(find.find)
 app.command()(calibrate.calibrate)
 app.command()(bias.bias)
 app.add_typer(heads.app, name="heads")
+app.add_typer(judge.app, name="judge")
 app.add_typer(data.app, name="data")
 app.add_typer(cache.app, name="cache")
 app.add_typer(models.app, name="models")
