@@ -19,6 +19,7 @@ from ranklens.cli import (
     doctor,
     evaluate,
     explain,
+    export,
     find,
     fuse,
     heads,
@@ -72,6 +73,7 @@ app.add_typer(heads.app, name="heads")
 app.add_typer(data.app, name="data")
 app.add_typer(cache.app, name="cache")
 app.add_typer(models.app, name="models")
+app.add_typer(export.app, name="export")
 app.command()(doctor.doctor)
 
 
