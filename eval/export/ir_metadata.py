@@ -24,10 +24,10 @@ def ir_metadata(
     what CLEF's LongEval asks of a submission; UsageError where one of them is empty.
     """
     given = {"tag": tag, "team": team, "goal": goal, "repository": repository}
-    for name, value in given.items():
-        if not value.strip():
+    for name, text in given.items():
+        if not text.strip():
             raise UsageError(f"the {name} must not be empty")
-    value = {
+    value: dict[str, Any] = {
         "tag": tag,
         "actor": {"team": team},
         "platform": {

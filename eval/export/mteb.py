@@ -129,14 +129,7 @@ def write_results(
     path = folder / model.folder / f"{task.name}.json"
     meta = path.with_name(_META)
     _check_meta(meta, model)
-    result = {
-        "dataset_revision": dataset_revision,
-        "task_name": task.name,
-        "mteb_version": None,
-        "evaluation_time": None,
-        "kg_co2_emissions": None,
-        "scores": _kept_scores(path, task, dataset_revision, overwrite=overwrite),
-    }
+    kept = _kept_scores(path, task, dataset_revision, overwrite=overwrite)
     entry: dict[str, Any] = {
         **scores,
         "main_score": scores[main_score],
@@ -145,7 +138,14 @@ def write_results(
     }
     if first_stage is not None:
         entry["previous_results_model_meta"] = _identity(first_stage)
-    result["scores"].setdefault(task.split, []).append(entry)
+    result = {
+        "dataset_revision": dataset_revision,
+        "task_name": task.name,
+        "mteb_version": None,
+        "evaluation_time": None,
+        "kg_co2_emissions": None,
+        "scores": {**kept, task.split: [*kept.get(task.split, []), entry]},
+    }
     write_json(path, result)
     if not meta.exists():
         write_json(meta, _model_meta(model))
