@@ -35,16 +35,18 @@ def trec_run(
 ) -> None:
     """Write a TREC run that every tool reads in the same order.
 
-    Scores strictly decrease in single precision, ranks count from 1, comments are gone.
+    Scores strictly decrease in single precision, ties are ordered as trec_eval orders them, ranks
+    count from 1, comments are gone.
 
     Example: ranklens export run system.run -o submission.run --tag mysystem
     """
     from ranklens.cli.output import check_output, wrote
-    from ranklens.data.runs import Run, read_run, write_run
+    from ranklens.data.runs import read_run, write_run
+    from ranklens.eval.export.runs import normalised
 
     check_output(output)
-    read = read_run(run)
-    write_run(Run(read, tag=read.tag if tag is None else tag), output)
+    read = normalised(read_run(run), tag)
+    write_run(read, output)
     wrote(output, as_json, queries=len(read), documents=sum(map(len, read.values())))
 
 

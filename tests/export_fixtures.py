@@ -32,6 +32,16 @@ class Files:
         first, second = map(read_run, self.paths)
         return first, second
 
+    def order(self, which: int) -> dict[str, list[str]]:
+        """Return a run's document ids by score, ties by id, descending: trec_eval's order."""
+        return {
+            query: [
+                doc.doc_id
+                for doc in sorted(docs, key=lambda doc: (doc.score, doc.doc_id), reverse=True)
+            ]
+            for query, docs in self.runs[which].items()
+        }
+
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:

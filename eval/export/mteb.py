@@ -17,8 +17,9 @@ from typing import Any
 from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.files import read_text, shown, write_json
 from ranklens.data.qrels import Qrels
-from ranklens.data.runs import Run, strictly_decreasing
+from ranklens.data.runs import Run
 from ranklens.eval.export.names import check_name, check_repository
+from ranklens.eval.export.runs import normalised
 from ranklens.eval.measures import evaluate
 
 CUTOFFS = (1, 3, 5, 10, 20, 100, 1000)
@@ -157,7 +158,7 @@ def write_predictions(
 ) -> Path:
     """Write ``FOLDER/<Task>_predictions.json``, which ``task.convert_to_reranking`` reads.
 
-    Scores strictly decrease, for MTEB orders by them alone. A file of the same model keeps its
+    Scores strictly decrease (``normalised``), for MTEB orders by them alone. A file of the same model keeps its
     other splits and subsets. Returns the path; raises InvalidInputError as ``write_results``.
     """
     path = folder / f"{task.name}_predictions.json"
@@ -174,14 +175,8 @@ def write_predictions(
     if task.split in splits and not overwrite:
         raise _already(path, task)
     splits[task.split] = {
-        query_id: dict(
-            zip(
-                (doc.doc_id for doc in docs),
-                strictly_decreasing(doc.score for doc in docs),
-                strict=True,
-            )
-        )
-        for query_id, docs in run.items()
+        query_id: {doc.doc_id: doc.score for doc in docs}
+        for query_id, docs in normalised(run).items()
     }
     write_json(path, value)
     return path

@@ -11,7 +11,8 @@ import numpy as np
 
 from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.qrels import Qrels
-from ranklens.data.runs import Run, strictly_decreasing
+from ranklens.data.runs import Run
+from ranklens.eval.export.runs import normalised
 from ranklens.eval.measures import evaluate
 
 _NAMES = {
@@ -42,18 +43,12 @@ def ranx_measure(name: str) -> str:
 def ranx_run(run: Run) -> dict[str, dict[str, float]]:
     """Return a run as ``ranx.Run.from_file`` reads it.
 
-    Scores strictly decrease, for ranx orders ties by chance; queries without a document are left
+    Scores strictly decrease (``normalised``), for ranx orders ties by chance; queries without a document are left
     out, for ranx refuses them.
     """
     return {
-        query_id: dict(
-            zip(
-                (doc.doc_id for doc in docs),
-                strictly_decreasing(doc.score for doc in docs),
-                strict=True,
-            )
-        )
-        for query_id, docs in run.items()
+        query_id: {doc.doc_id: doc.score for doc in docs}
+        for query_id, docs in normalised(run).items()
         if docs
     }
 
