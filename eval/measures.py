@@ -1,11 +1,7 @@
 """Measures with trec_eval's values, under one policy for everything trec_eval leaves to flags.
 
-The policy, the same for every measure:
-
-* Order: single-precision score, descending; ties by document id, descending (trec_eval 9). The
-  rank column and the order of the file play no part.
-* Queries: every judged query counts. One that the run lacks scores 0 (trec_eval's ``-c``); one
-  that is not judged is left out.
+* Order, and the queries and documents that count: ``ranklens.eval.policy``; unless told otherwise
+  as trec_eval 9 with ``-c``. Queries that are not judged are left out.
 * Grades: nDCG gains are the grades as they are, grades below 1 gain nothing. Binary measures
   count grades of at least ``rel`` (1 unless written: ``AP(rel=2)``).
 
@@ -22,8 +18,8 @@ import numpy as np
 
 from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.qrels import Qrels
-from ranklens.data.records import ScoredDoc
-from ranklens.data.runs import Run, single_precision
+from ranklens.data.runs import Run
+from ranklens.eval.policy import DEFAULT, Policy
 
 _RESAMPLES = 1000
 _COUNTS = {"NumQ", "NumRel", "NumRet"}
@@ -57,24 +53,27 @@ def default_measures(relevance_level: int = 1) -> list[str]:
     return ["nDCG@10", f"AP{rel}", f"RR{rel}@10", f"P{rel}@10", f"R{rel}@100", "Judged@10"]
 
 
-def evaluate(qrels: Qrels, run: Run, measures: Sequence[str]) -> Evaluation:
-    """Evaluate a run under the module's policy.
+def evaluate(
+    qrels: Qrels, run: Run, measures: Sequence[str], policy: Policy = DEFAULT
+) -> Evaluation:
+    """Evaluate a run under a policy.
 
     Raises UsageError for a measure that does not exist or cannot be computed exactly here,
     InvalidInputError when run and qrels have no query or no document in common.
     """
     provider = _provider()
     parsed = {name: _parse(name, provider) for name in measures}
-    warnings = _checked(qrels, run)
-    judgements = {query_id: dict(grades) for query_id, grades in qrels.items()}
-    ranked = _ranked(run, qrels)
+    warnings = _checked(qrels, run, policy)
+    counted = [q for q in qrels if policy.missing == "zero" or run.get(q)]
+    judgements = {query_id: dict(qrels[query_id]) for query_id in counted}
+    ranked = _ranked(run, judgements, policy)
     results = {}
     for name, measure in parsed.items():
         # One by one: in one call, ir_measures can compute nDCG with another measure's gains.
         metrics = provider.iter_calc([measure], judgements, ranked)
         values = {metric.query_id: float(metric.value) for metric in metrics}
-        results[name] = _summary({query_id: values[query_id] for query_id in qrels})
-    return Evaluation(results, queries=len(qrels), warnings=warnings)
+        results[name] = _summary({query_id: values[query_id] for query_id in counted})
+    return Evaluation(results, queries=len(counted), warnings=warnings)
 
 
 def _parse(name: str, provider: Any) -> Any:
@@ -116,30 +115,24 @@ def _provider() -> Any:
     )
 
 
-def _ranked(run: Run, qrels: Qrels) -> dict[str, dict[str, float]]:
+def _ranked(
+    run: Run, judgements: Mapping[str, Mapping[str, int]], policy: Policy
+) -> dict[str, dict[str, float]]:
     """Return the judged queries' documents with scores that fix the policy's order.
 
     The implementations break ties differently (the one of RR@10 by ascending id), so ties are
     gone before they see the run: a document's score becomes its distance from the end.
     """
     ranked = {}
-    for query_id in qrels:
-        if docs := trec_order(run.get(query_id, ())):
+    for query_id, grades in judgements.items():
+        if order := policy.order(query_id, run.get(query_id, ()), grades):
             ranked[query_id] = {
-                doc.doc_id: float(len(docs) - position) for position, doc in enumerate(docs)
+                doc_id: float(len(order) - position) for position, doc_id in enumerate(order)
             }
     return ranked
 
 
-def trec_order(docs: Sequence[ScoredDoc]) -> list[ScoredDoc]:
-    """Return documents in trec_eval's order: float32 score, then document id, both descending."""
-    scores = single_precision(doc.score for doc in docs).tolist()
-    rows = zip(scores, docs, strict=True)
-    ranked = sorted(rows, key=lambda row: (row[0], row[1].doc_id), reverse=True)
-    return [doc for _, doc in ranked]
-
-
-def _checked(qrels: Qrels, run: Run) -> tuple[str, ...]:
+def _checked(qrels: Qrels, run: Run, policy: Policy) -> tuple[str, ...]:
     """Return warnings about coverage and ties; raise where nothing matches at all."""
     missing = [query_id for query_id in qrels if not run.get(query_id)]
     if len(missing) == len(qrels):
@@ -160,13 +153,14 @@ def _checked(qrels: Qrels, run: Run) -> tuple[str, ...]:
     if missing:
         warnings.append(
             f"{len(missing)} of {len(qrels)} judged queries are missing from run {run.tag!r} "
-            f"and count as 0 (first: {missing[0]!r})"
+            f"and {'count as 0' if policy.missing == 'zero' else 'are left out'} "
+            f"(first: {missing[0]!r})"
         )
     unjudged = sum(1 for query_id in run if query_id not in qrels)
     if unjudged:
         warnings.append(f"{unjudged} queries of run {run.tag!r} are not judged and are left out")
     tied = [query_id for query_id in run.tied_queries if query_id in qrels]
-    if tied:
+    if tied and policy.ties == "docno" and policy.scores == "float32":
         warnings.append(
             f"{len(tied)} queries of run {run.tag!r} have tied scores, ordered by document id, "
             f"descending, as trec_eval does (first: {tied[0]!r})"

@@ -11,7 +11,8 @@ from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.qrels import Qrels
 from ranklens.data.records import Judgement, ScoredDoc
 from ranklens.data.runs import Run, read_run, write_run
-from ranklens.eval.measures import default_measures, evaluate, trec_order
+from ranklens.eval.measures import default_measures, evaluate
+from ranklens.eval.policy import trec_order
 
 
 def make_qrels(grades: dict[str, dict[str, int]]) -> Qrels:
