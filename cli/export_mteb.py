@@ -65,7 +65,6 @@ def mteb(
         MtebModel,
         MtebTask,
         task_scores,
-        without_identical_ids,
         write_results,
     )
 
@@ -81,7 +80,7 @@ def mteb(
         out,
         of,
         part,
-        task_scores(judged, without_identical_ids(read) if ignore_identical_ids else read),
+        task_scores(judged, read, ignore_identical_ids=ignore_identical_ids),
         dataset_revision=dataset_revision,
         languages=language or ["eng-Latn"],
         main_score=main_score,

@@ -9,14 +9,14 @@ over how many sets it was taken.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ranklens.data.errors import UsageError
 from ranklens.data.files import shown
 from ranklens.data.qrels import Qrels
 from ranklens.data.runs import Run
-from ranklens.eval.export.mteb import without_identical_ids
 from ranklens.eval.measures import evaluate
+from ranklens.eval.policy import DEFAULT
 
 SETS = (
     "trec-covid", "bioasq", "nfcorpus", "nq", "hotpotqa", "fiqa", "signal1m", "trec-news",
@@ -54,10 +54,11 @@ def check_set(name: str) -> str:
 
 def beir_table(sets: Mapping[str, tuple[Qrels, Run]]) -> BeirTable:
     """Return the table of these sets (CQADupStack by its parts); raises as ``evaluate``."""
+    policy = replace(DEFAULT, self_documents="remove")
     values: dict[str, dict[str, float]] = {}
     warnings: list[str] = []
     for name, (qrels, run) in sets.items():
-        result = evaluate(qrels, without_identical_ids(run), MEASURES)
+        result = evaluate(qrels, run, MEASURES, policy)
         values[check_set(name)] = {m: result.measures[m].value for m in MEASURES}
         warnings += (f"{name}: {text}" for text in result.warnings)
     parts = [values[name] for name in _PARTS if name in values]

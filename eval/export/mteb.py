@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ranklens.data.runs import Run
 from ranklens.eval.export.names import check_name, check_repository
 from ranklens.eval.export.runs import normalised
 from ranklens.eval.measures import evaluate
+from ranklens.eval.policy import DEFAULT
 
 CUTOFFS = (1, 3, 5, 10, 20, 100, 1000)
 MODEL_TYPES = ("cross-encoder", "dense", "sparse", "late-interaction", "hybrid")
@@ -78,25 +79,19 @@ class MtebTask:
         check_name("task", self.name)
 
 
-def without_identical_ids(run: Run) -> Run:
-    """Return a run without documents that have their query's id (ArguAna, Quora)."""
-    return Run(
-        {
-            query_id: [doc for doc in docs if doc.doc_id != query_id]
-            for query_id, docs in run.items()
-        },
-        tag=run.tag,
-    )
+def task_scores(qrels: Qrels, run: Run, *, ignore_identical_ids: bool = False) -> dict[str, float]:
+    """Return MTEB's measures by MTEB's names, ``ndcg_at_10`` and so on; raises as ``evaluate``.
 
-
-def task_scores(qrels: Qrels, run: Run) -> dict[str, float]:
-    """Return MTEB's measures by MTEB's names, ``ndcg_at_10`` and so on; raises as ``evaluate``."""
+    ``ignore_identical_ids`` leaves out documents with their query's id: a setting of each task,
+    on for ArguAna, FEVER, FiQA, MSMARCO, Quora and others.
+    """
     names = {
         f"{ours}@{cutoff}": (f"{theirs}_at_{cutoff}", _DIGITS.get(theirs, 5))
         for theirs, ours in _MEASURES.items()
         for cutoff in CUTOFFS
     }
-    measures = evaluate(qrels, run, list(names)).measures
+    policy = replace(DEFAULT, self_documents="remove" if ignore_identical_ids else "keep")
+    measures = evaluate(qrels, run, list(names), policy).measures
     scores = {name: round(measures[ours].value, digits) for ours, (name, digits) in names.items()}
     return {**scores, "accuracy": scores["recall_at_1"]}
 
@@ -158,8 +153,9 @@ def write_predictions(
 ) -> Path:
     """Write ``FOLDER/<Task>_predictions.json``, which ``task.convert_to_reranking`` reads.
 
-    Scores strictly decrease (``normalised``), for MTEB orders by them alone. A file of the same model keeps its
-    other splits and subsets. Returns the path; raises InvalidInputError as ``write_results``.
+    Scores strictly decrease (``normalised``), for MTEB orders by them alone. A file of the same
+    model keeps its other splits and subsets. Returns the path; raises InvalidInputError as
+    ``write_results``.
     """
     path = folder / f"{task.name}_predictions.json"
     value: dict[str, Any] = _object(path) if path.exists() else {}

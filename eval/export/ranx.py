@@ -14,6 +14,7 @@ from ranklens.data.qrels import Qrels
 from ranklens.data.runs import Run
 from ranklens.eval.export.runs import normalised
 from ranklens.eval.measures import evaluate
+from ranklens.eval.stats.tests import paired_t
 
 _NAMES = {
     "nDCG": "ndcg", "AP": "map", "RR": "mrr", "P": "precision", "R": "recall",
@@ -43,8 +44,8 @@ def ranx_measure(name: str) -> str:
 def ranx_run(run: Run) -> dict[str, dict[str, float]]:
     """Return a run as ``ranx.Run.from_file`` reads it.
 
-    Scores strictly decrease (``normalised``), for ranx orders ties by chance; queries without a document are left
-    out, for ranx refuses them.
+    Scores strictly decrease (``normalised``), for ranx orders ties by chance; queries without a
+    document are left out, for ranx refuses them.
     """
     return {
         query_id: {doc.doc_id: doc.score for doc in docs}
@@ -91,18 +92,9 @@ def ranx_report(qrels: Qrels, runs: Mapping[str, Run], measures: Sequence[str]) 
         }
     for one, other in permutations(scores, 2):
         pairs = {metric: (scores[one][metric], scores[other][metric]) for metric in names.values()}
-        report[one]["comparisons"][other] = {m: _p_value(*pair) for m, pair in pairs.items()}
+        report[one]["comparisons"][other] = {m: paired_t(*pair) for m, pair in pairs.items()}
         report[one]["win_tie_loss"][other] = {
             metric: {"W": int((a > b).sum()), "T": int((a == b).sum()), "L": int((a < b).sum())}
             for metric, (a, b) in pairs.items()
         }
     return report
-
-
-def _p_value(a: Any, b: Any) -> float:
-    from scipy import stats
-
-    if np.ptp(a - b) == 0:
-        # Not random at all: the test divides by a spread of 0.
-        return 1.0 if a[0] == b[0] else 0.0
-    return float(stats.ttest_rel(a, b).pvalue)

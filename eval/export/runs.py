@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ranklens.data.records import ScoredDoc
 from ranklens.data.runs import Run, strictly_decreasing
-from ranklens.eval.measures import trec_order
+from ranklens.eval.policy import trec_order
 
 
 def normalised(run: Run, tag: str | None = None) -> Run:
