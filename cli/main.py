@@ -19,6 +19,7 @@ from ranklens.cli import (
     doctor,
     evaluate,
     explain,
+    explain_diff,
     export,
     find,
     fuse,
@@ -66,6 +67,7 @@ app.command()(rerank.rerank)
 app.command()(evaluate.evaluate)
 app.command()(reproduce.reproduce)
 app.command()(explain.explain)
+app.command()(explain_diff.explain_diff)
 app.command()(find.find)
 app.command()(calibrate.calibrate)
 app.command()(bias.bias)

@@ -23,7 +23,7 @@ from ranklens.eval.export.huggingface import eval_result
 from ranklens.eval.export.latex import latex_table
 
 if TYPE_CHECKING:
-    from export_fixtures import Files
+    from tests.export_fixtures import Files
 
 pytest_plugins = ["cli_fixtures", "export_fixtures"]
 
@@ -234,9 +234,10 @@ def test_tokens_of_the_same_characters_count_together() -> None:
     given = {"query": {"id": "q"}, "documents": [{"id": "d", "tokens": tokens}]}
     expected = {"title": [(0, 2, 2.0)], "text": [(0, 2, 1.25), (4, 6, 0.5)]}
     assert diffir_weights(given) == ("q", {"d": expected})
+    broken: Any
     for broken in ({}, {"query": {"id": "q"}, "documents": [{"id": "d"}]}, []):
         with pytest.raises(InvalidInputError, match="no explanation"):
-            diffir_weights(broken)  # type: ignore[arg-type]
+            diffir_weights(broken)
 
 
 def test_a_normalised_run_ranks_alike_everywhere(call: Call, files: Files, tmp_path: Path) -> None:

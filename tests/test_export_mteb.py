@@ -26,7 +26,7 @@ from ranklens.eval.export.mteb import (
 from ranklens.eval.measures import evaluate
 
 if TYPE_CHECKING:
-    from export_fixtures import Files
+    from tests.export_fixtures import Files
 
 pytest_plugins = ["cli_fixtures", "export_fixtures"]
 
@@ -152,10 +152,10 @@ def test_a_results_file_has_the_keys_and_place_of_the_format(tmp_path: Path) -> 
 
 def test_other_splits_and_subsets_are_kept(tmp_path: Path) -> None:
     write(tmp_path, {"ndcg_at_10": 0.5})
-    options = {"dataset_revision": "rev", "languages": ["deu-Latn"]}
+    options: dict[str, Any] = {"dataset_revision": "rev", "languages": ["deu-Latn"]}
     for split, subset in (("test", "deu"), ("dev", "default")):
         task = MtebTask("SciFact", split, subset)
-        write_results(tmp_path / "results", MODEL, task, {"ndcg_at_10": 0.25}, **options)  # type: ignore[arg-type]
+        write_results(tmp_path / "results", MODEL, task, {"ndcg_at_10": 0.25}, **options)
     path = write(tmp_path, {"ndcg_at_10": 0.75}, overwrite=True)
     scores = json.loads(path.read_text())["scores"]
     found = {

@@ -16,7 +16,7 @@ from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.eval.export.ranx import ranx_measure, ranx_qrels, ranx_report, ranx_run
 
 if TYPE_CHECKING:
-    from export_fixtures import Files
+    from tests.export_fixtures import Files
 
 pytest_plugins = ["cli_fixtures", "export_fixtures"]
 

@@ -1,0 +1,172 @@
+"""The search: every rule alone, then two together, and how near each comes to the other figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from itertools import combinations
+
+from ranklens.data.errors import InvalidInputError, UsageError
+from ranklens.data.files import shown
+from ranklens.eval.explain_diff.rules import Rule, rules_for
+from ranklens.eval.explain_diff.setting import Outcome, Part, Setting, outcome
+
+_FEWEST_DIGITS = 2
+# Of a figure that was written with so many digits, and of sums in floating point.
+_SLACK = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The other figure, as it was written, its value, and how far off a match may be."""
+
+    text: str
+    value: float
+    tolerance: float
+
+    @classmethod
+    def parse(cls, text: str, tolerance: float | None = None) -> Target:
+        """Return a target of a written figure: 0.4974, or 49.74 in percent.
+
+        Without a tolerance, what rounds to the same digits matches. Raises UsageError for what
+        is no figure of a measure, or has too few digits to say anything.
+        """
+        try:
+            number = Decimal(text)
+        except InvalidOperation:
+            raise UsageError(f"the value {shown(text)} is not a number") from None
+        if not number.is_finite() or not 0 <= number <= 100:
+            raise UsageError(f"the value {text} is neither between 0 and 1 nor a percentage")
+        # A written figure's exponent is an int once it is finite.
+        exponent = int(number.as_tuple().exponent)
+        if number > 1:
+            number, exponent = number / 100, exponent - 2
+        if tolerance is None:
+            if -exponent < _FEWEST_DIGITS:
+                raise UsageError(
+                    f"the value {text} has too few digits to compare with; give --tolerance too"
+                )
+            tolerance = 0.5 * 10.0**exponent
+        elif not 0 < tolerance < 1:
+            raise UsageError(f"the tolerance must lie between 0 and 1, got {tolerance}")
+        return cls(text, float(number), tolerance)
+
+    def gap(self, value: float) -> float:
+        """Return how much a value lies above the figure."""
+        return value - self.value
+
+    def matches(self, value: float) -> bool:
+        """Whether a value is within the tolerance."""
+        return abs(self.gap(value)) <= self.tolerance + _SLACK
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """The figure under one rule, or under two."""
+
+    rules: tuple[Rule, ...]
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was found for one target.
+
+    ``explains``: attempts that match, those of two rules only where no single rule does.
+    ``nearer``: attempts that do not match and come nearer than the default, nearest first. Both
+    are in order of how few rules they change and how near they come.
+    """
+
+    target: Target
+    explains: tuple[Attempt, ...]
+    nearer: tuple[Attempt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """The default's figure (None, and why, where it has none), and what rules make of it.
+
+    ``without_effect`` are rules that change no query's value here.
+    """
+
+    value: float | None
+    problem: str
+    effects: tuple[Attempt, ...]
+    without_effect: tuple[Rule, ...]
+    verdicts: tuple[Verdict, ...]
+
+
+def diagnose(parts: Sequence[Part], measure: str, targets: Sequence[Target]) -> Diagnosis:
+    """Return which rules explain the targets.
+
+    Pairs are tried among the rules that change something alone. Raises UsageError for a measure
+    that ``evaluate`` does not know; InvalidInputError where no rule makes the files fit.
+    """
+    base, problem = _tried(parts, measure, Setting())
+    singles: list[Attempt] = []
+    idle = []
+    for rule in rules_for(parts, measure):
+        found, _ = _tried(parts, measure, rule.applied(Setting()))
+        if found is None or _same(found, base):
+            idle.append(rule)
+        else:
+            singles.append(Attempt((rule,), found.value))
+    if base is None and not singles:
+        raise InvalidInputError(problem)
+    value = None if base is None else base.value
+    unexplained = [
+        target
+        for target in targets
+        if not (value is not None and target.matches(value))
+        and not any(target.matches(one.value) for one in singles)
+    ]
+    pairs = _pairs(parts, measure, singles) if unexplained else []
+    verdicts = tuple(_verdict(target, value, singles, pairs) for target in targets)
+    return Diagnosis(value, problem, tuple(singles), tuple(idle), verdicts)
+
+
+def _tried(parts: Sequence[Part], measure: str, setting: Setting) -> tuple[Outcome | None, str]:
+    try:
+        return outcome(parts, measure, setting), ""
+    except InvalidInputError as error:
+        return None, str(error)
+
+
+def _same(one: Outcome, base: Outcome | None) -> bool:
+    if base is None or len(one.per_query) != len(base.per_query):
+        return False
+    pairs = zip((one.value, *one.per_query), (base.value, *base.per_query), strict=True)
+    return all(math.isclose(a, b, rel_tol=0, abs_tol=1e-12) for a, b in pairs)
+
+
+def _pairs(parts: Sequence[Part], measure: str, singles: Sequence[Attempt]) -> list[Attempt]:
+    found = []
+    for (one,), (other,) in combinations((attempt.rules for attempt in singles), 2):
+        if one.excludes(other):
+            continue
+        both, _ = _tried(parts, measure, other.applied(one.applied(Setting())))
+        if both is not None:
+            found.append(Attempt((one, other), both.value))
+    return found
+
+
+def _verdict(
+    target: Target, value: float | None, singles: Sequence[Attempt], pairs: Sequence[Attempt]
+) -> Verdict:
+    def order(attempt: Attempt) -> tuple[int, float]:
+        return len(attempt.rules), abs(target.gap(attempt.value))
+
+    if value is not None and target.matches(value):
+        return Verdict(target, (), ())
+    matching = [one for one in singles if target.matches(one.value)]
+    matching = matching or [one for one in pairs if target.matches(one.value)]
+    reach = math.inf if value is None else abs(target.gap(value))
+    nearer = [
+        one
+        for one in (*singles, *pairs)
+        if not target.matches(one.value) and abs(target.gap(one.value)) < reach - _SLACK
+    ]
+    nearer.sort(key=lambda one: (abs(target.gap(one.value)), len(one.rules)))
+    return Verdict(target, tuple(sorted(matching, key=order)), tuple(nearer))
