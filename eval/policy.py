@@ -21,11 +21,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Literal
 
 from ranklens.data.errors import UsageError
 from ranklens.data.records import ScoredDoc
-from ranklens.data.runs import single_precision
+from ranklens.data.runs import Run, single_precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,18 @@ class Policy:
         if self.unjudged == "removed":
             ranked = [doc_id for doc_id in ranked if grades.get(doc_id, -1) >= 0]
         return ranked
+
+    def tied_queries(self, run: Run) -> tuple[str, ...]:
+        """Return the queries in which the order of equal scores is this policy's choice."""
+        if self.ties == "rank":
+            return ()
+        if self.scores == "float32":
+            return run.tied_queries
+        return tuple(
+            query_id
+            for query_id, docs in run.items()
+            if any(one.score == other.score for one, other in pairwise(docs))
+        )
 
     def _sorted(self, docs: Sequence[ScoredDoc]) -> Sequence[ScoredDoc]:
         if self.ties == "rank":

@@ -189,7 +189,8 @@ def _bootstrap(rows: Floats, samples: int, seed: int) -> Floats:
 
 def _extreme(weights: NDArray[np.integer], rows: Floats, observed: Floats) -> NDArray[np.intp]:
     """Return how many samples, [samples, topics], have a sum as extreme as each row's own."""
-    return np.count_nonzero(np.abs(weights.astype(np.float64) @ rows.T) >= observed, axis=0)
+    reached = np.abs(weights.astype(np.float64) @ rows.T) >= observed
+    return np.asarray(np.count_nonzero(reached, axis=0))
 
 
 def _blocks(samples: int) -> Iterator[int]:
