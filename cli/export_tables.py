@@ -75,9 +75,9 @@ def latex(
     Example: ranklens export latex sample:pydocs bm25.run reranked.run -m nDCG@10 -m AP
     """
     from ranklens.cli.evaluate import load_qrels
+    from ranklens.cli.latex_table import latex_table
     from ranklens.cli.output import check_output, note, print_text, warn
     from ranklens.data.files import atomic_writer
-    from ranklens.eval.export.latex import latex_table
     from ranklens.eval.measures import default_measures, evaluate
 
     if output is not None:
@@ -152,13 +152,8 @@ def hf(
 
 
 def named_runs(paths: list[Path]) -> dict[str, Run]:
-    """Return runs by tag, or by file name where tags are not different; two names may not agree."""
+    """Return runs by what tells their files apart."""
+    from ranklens.cli.run_labels import run_labels
     from ranklens.data.runs import read_run
 
-    runs = [read_run(path) for path in paths]
-    names = [run.tag for run in runs]
-    if len(set(names)) < len(names):
-        names = [path.stem for path in paths]
-    if len(set(names)) < len(names):
-        raise UsageError("two runs have the same tag and file name: they need names of their own")
-    return dict(zip(names, runs, strict=True))
+    return {name: read_run(path) for name, path in zip(run_labels(paths), paths, strict=True)}

@@ -57,6 +57,9 @@ TOYS: dict[str, tuple[list[Part], str, float, str, str]] = {
     # 1 + 3/log2(3) + 7/2 over 7 + 3/log2(3) + 1/2.
     "gain": ([GRADED], "nDCG@10", 0.790, "0.68061", "gain 2^grade - 1"),
     # 2/log2(3) + 3/2 over 3 + 2/log2(3).
+    "linear gain": (
+        [GRADED], "nDCG(dcg='exp-log2')", 0.6806, "0.79000", "the grade itself is the gain",
+    ),
     "lowest gain": ([GRADED], "nDCG@10", 0.790, "0.648", "grades below 2 gain nothing"),
     "relevance level": (
         [part({"q": {"a": 1, "b": 2}}, {"q": {"a": 2.0, "b": 1.0}})],
@@ -69,6 +72,15 @@ TOYS: dict[str, tuple[list[Part], str, float, str, str]] = {
     "capped recall": (
         [part({"q": {"a": 1, "b": 1, "c": 1, "x": 0}}, {"q": {"a": 2.0, "x": 1.0}})],
         "R@2", 1 / 3, "0.50", "recall capped: at most 2 relevant documents",
+    ),
+    "plain recall": (
+        [part({"q": {"a": 1, "b": 1, "c": 1, "x": 0}}, {"q": {"a": 2.0, "x": 1.0}})],
+        "R_cap@2", 0.5, "0.333", "recall not capped",
+    ),
+    "binary gain of RBP": (
+        # (1 - 0.8) (1/2 + 0.8 2/2) becomes 0.2 (1 + 0.8).
+        [part({"q": {"a": 1, "b": 2}}, {"q": {"a": 2.0, "b": 1.0}})],
+        "RBP", 0.26, "0.360", "relevant from grade 1",
     ),
     "rounding to 4": (
         [part({"q": {"d1": 0, "d2": 0, "d3": 1}}, {"q": falling(3)})],
@@ -243,5 +255,23 @@ def test_files_that_no_rule_brings_together_are_refused() -> None:
 
 
 def test_an_unknown_measure_is_refused() -> None:
-    with pytest.raises(UsageError, match="unknown measure 'ndcg'"):
-        diagnose([GRADED], "ndcg", [Target.parse("0.1234")])
+    with pytest.raises(UsageError, match="unknown measure 'owls@3'"):
+        diagnose([GRADED], "owls@3", [Target.parse("0.1234")])
+    with pytest.raises(UsageError, match="not the mean of its queries"):
+        diagnose([GRADED], "NumRet", [Target.parse("0.1234")])
+
+
+@pytest.mark.parametrize("name", ["map", "gm_map", "IPrec@0.1", "infAP", "Judged@10", "binG"])
+def test_measures_of_every_form_are_taken_or_refused(name: str) -> None:
+    target = Target.parse("0.1234")
+    if name == "gm_map":
+        with pytest.raises(UsageError, match="mean of its queries"):
+            diagnose([GRADED], name, [target])
+        return
+    diagnosis = diagnose([GRADED], name, [target])
+    levels = {
+        rule.name for one in diagnosis.effects for rule in one.rules if "level" in rule.changes
+    }
+    levels |= {rule.name for rule in diagnosis.without_effect if "level" in rule.changes}
+    expected = {"relevant from grade 2", "relevant from grade 3"}
+    assert levels == (set() if name in ("Judged@10", "binG") else expected)

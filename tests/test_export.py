@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from ranklens.cli.latex_table import latex_table
 from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.qrels import Qrels
 from ranklens.data.records import Judgement, ScoredDoc
@@ -20,7 +21,6 @@ from ranklens.data.runs import Run, read_run
 from ranklens.eval.export.beir import CQADUPSTACK, SETS, beir_table
 from ranklens.eval.export.diffir import diffir_weights
 from ranklens.eval.export.huggingface import eval_result
-from ranklens.eval.export.latex import latex_table
 
 if TYPE_CHECKING:
     from tests.export_fixtures import Files

@@ -126,4 +126,4 @@ def test_the_commands(call: Call, files: Files) -> None:
     assert (done.returncode, "two runs" in done.stderr) == (2, True)
     twice = [files.paths[0], files.paths[0]]
     done = call("export", "ranx", files.qrels_path, *twice, "-o", "r.json")
-    assert (done.returncode, "same tag and file name" in done.stderr) == (2, True)
+    assert (done.returncode, "is given twice" in done.stderr) == (2, True)

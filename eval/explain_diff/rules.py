@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ranklens.eval.explain_diff.setting import Part, Setting, parsed
+from ranklens.data.errors import UsageError
+from ranklens.eval.explain_diff.setting import Part, Setting, mean_measure, renamed
+from ranklens.eval.measure_names import Measure
 
 _DEPTHS = (10, 50, 100, 1000)
-# 2^grade - 1 has to stay below the largest grade that judgements may have.
-_LARGEST_EXPONENT = 19
+_HIGHEST_LEVEL = 9
 
 
 @dataclass(frozen=True)
@@ -70,34 +71,47 @@ def not_checkable(parts: Sequence[Part]) -> list[str]:
 
 
 def _of_the_measure(parts: Sequence[Part], measure: str) -> list[Rule]:
-    base = parsed(measure)
-    highest = max(_grades(parts), default=0)
+    base = mean_measure(measure)
+    highest = min(max(_grades(parts), default=0), _HIGHEST_LEVEL)
     rules = []
-    if base.NAME == "nDCG":
-        if "gains" not in base.params and 1 < highest <= _LARGEST_EXPONENT:
-            rules.append(Rule("measure", "gain 2^grade - 1", {"exponential": True}))
+    if base.kind == "nDCG":
+        if base.params.get("dcg") == "exp-log2":
+            rules.append(Rule("measure", "the grade itself is the gain", {"gain": "linear"}))
+        elif "gains" not in base.params:
+            rules.append(Rule("measure", "gain 2^grade - 1", {"gain": "exponential"}))
         rules += [
             Rule("measure", f"grades below {level} gain nothing", {"level": level})
-            for level in range(2, min(highest, 9) + 1)
+            for level in range(2, highest + 1)
         ]
-    elif "rel" in base.SUPPORTED_PARAMS:
-        used = base.params.get("rel", 1)
+    elif _has_level(base):
         rules += [
             Rule("measure", f"relevant from grade {level}", {"level": level})
-            for level in range(1, min(highest, 9) + 1)
-            if level != used
+            for level in range(1, highest + 1)
+            if level != base.params.get("rel", None if base.kind == "RBP" else 1)
         ]
     rules.append(
         Rule("measure", "documents without a judgement are removed", {"unjudged": "removed"})
     )
-    if base.NAME == "R":
+    if base.kind == "R":
         capped = f"recall capped: at most {base.params['cutoff']} relevant documents"
-        rules.append(Rule("measure", capped, {"capped": True}))
+        rules.append(Rule("measure", capped, {"recall": "R_cap"}))
+    elif base.kind == "R_cap":
+        rules.append(Rule("measure", "recall not capped", {"recall": "R"}))
     rules += [
         Rule("measure", f"queries rounded to {digits} digits before the mean", {"digits": digits})
         for digits in (4, 2)
     ]
     return rules
+
+
+def _has_level(measure: Measure) -> bool:
+    if not measure.kind:
+        return False
+    try:
+        mean_measure(renamed(measure, measure.kind, rel=1))
+    except UsageError:
+        return False
+    return True
 
 
 def _grades(parts: Sequence[Part]) -> list[int]:

@@ -12,6 +12,7 @@ from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.qrels import Qrels
 from ranklens.data.records import Judgement, ScoredDoc
 from ranklens.data.runs import Run, RunLine, run_lines, single_precision
+from ranklens.eval.measure_names import Measure, parse_measure
 from ranklens.eval.measures import evaluate
 from ranklens.eval.policy import Policy
 
@@ -22,6 +23,7 @@ Rows = Mapping[str, Sequence[RunLine]]
 class Setting:
     """Every rule that can be changed; the defaults are trec_eval 9's with ``-c``.
 
+    ``gain``, ``recall``: another gain of nDCG's grades, another form of recall.
     ``level``: the grade from which documents are relevant; for nDCG, from which they gain.
     ``digits``: values of queries are rounded to so many digits before their mean is taken.
     ``order``: ``docno`` is score, then id, descending; ``docno-ascending`` the other way; ``file``
@@ -30,9 +32,9 @@ class Setting:
     ``mean``: of several parts, the mean of their means or the mean over all queries.
     """
 
-    exponential: bool = False
+    gain: Literal["exponential", "linear"] | None = None
     level: int | None = None
-    capped: bool = False
+    recall: Literal["R", "R_cap"] | None = None
     digits: int | None = None
     order: Literal["docno", "docno-ascending", "file", "rank"] = "docno"
     scores: Literal["float32", "float64"] = "float32"
@@ -98,27 +100,36 @@ def outcome(parts: Sequence[Part], measure: str, setting: Setting) -> Outcome:
     return Outcome(value, tuple(values))
 
 
-def parsed(measure: str) -> Any:
-    """Return a measure of ir_measures; UsageError for what is none (``evaluate`` checks more)."""
-    import ir_measures
+def mean_measure(name: str) -> Measure:
+    """Return a measure; UsageError for one that does not exist or whose figure is no mean."""
+    measure = parse_measure(name)
+    if measure.aggregate != "mean":
+        raise UsageError(
+            f"{name} is not the mean of its queries, which explain-diff compares; take a measure "
+            "that is, as nDCG@10"
+        )
+    return measure
 
-    try:
-        return ir_measures.parse_measure(measure)
-    except (NameError, ValueError, SyntaxError, TypeError, KeyError, AssertionError):
-        raise UsageError(f"unknown measure {measure!r}; examples: nDCG@10, AP, R@100") from None
+
+def renamed(measure: Measure, kind: str, **params: Any) -> str:
+    """Return the name of a measure of another kind or with other parameters (None takes one out).
+
+    The measure needs a kind: what only trec_eval has, has no name of this form.
+    """
+    changed = {
+        key: value for key, value in {**measure.params, **params}.items() if value is not None
+    }
+    return f"{kind}({', '.join(f'{key}={value!r}' for key, value in changed.items())})"
 
 
 def _part_values(part: Part, measure: str, setting: Setting) -> list[float]:
     qrels, rows = _judged_and_ranked(part, setting)
-    base = parsed(measure)
-    gains = base.NAME == "nDCG"
-    level = setting.level or (1 if gains else base.params.get("rel", 1))
+    base = mean_measure(measure)
+    level = setting.level or base.rel
     if setting.without_relevant == "skip":
         qrels = qrels.restricted_to(q for q in qrels if any(g >= level for g in qrels[q].values()))
-    if gains:
-        qrels = _with_gains(qrels, level, exponential=setting.exponential)
-    elif setting.level is not None:
-        measure = str(base(rel=setting.level))
+    if setting.level is not None and base.kind == "nDCG":
+        qrels = _gaining_from(qrels, level)
     run = Run({query_id: _ordered(found, setting) for query_id, found in rows.items()})
     policy = Policy(
         ties="rank",
@@ -127,29 +138,29 @@ def _part_values(part: Part, measure: str, setting: Setting) -> list[float]:
         depth=setting.depth,
         self_documents=setting.self_documents,
     )
-    per_query = dict(evaluate(qrels, run, [measure], policy).measures[measure].per_query)
-    if setting.capped:
-        cutoff = base.params["cutoff"]
-        for query_id, value in per_query.items():
-            relevant = sum(1 for grade in qrels[query_id].values() if grade >= level)
-            per_query[query_id] = value * max(1.0, relevant / cutoff)
-    values = list(per_query.values())
+    name = _name(base, setting)
+    values = list(evaluate(qrels, run, [name], policy).measures[name].per_query.values())
     if setting.digits is not None:
         values = [round(value, setting.digits) for value in values]
     return values
 
 
-def _with_gains(qrels: Qrels, level: int, *, exponential: bool) -> Qrels:
-    if level == 1 and not exponential:
-        return qrels
+def _name(measure: Measure, setting: Setting) -> str:
+    """Return the measure's name under the setting."""
+    if measure.kind == "nDCG":
+        if setting.gain is None:
+            return measure.name
+        dcg = "exp-log2" if setting.gain == "exponential" else None
+        return renamed(measure, measure.kind, dcg=dcg)
+    kind = setting.recall or measure.kind
+    if setting.level is None and kind == measure.kind:
+        return measure.name
+    return renamed(measure, kind, **({} if setting.level is None else {"rel": setting.level}))
 
-    def gain(grade: int) -> int:
-        if grade < level:
-            return min(grade, 0)
-        return 2**grade - 1 if exponential else grade
 
+def _gaining_from(qrels: Qrels, level: int) -> Qrels:
     return Qrels(
-        Judgement(query_id, doc_id, gain(grade))
+        Judgement(query_id, doc_id, grade if grade >= level else min(grade, 0))
         for query_id, grades in qrels.items()
         for doc_id, grade in grades.items()
     )

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-_SPECIAL = {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-}  # fmt: skip
+from ranklens.cli.markup import latex
 
 
 def latex_table(
@@ -29,7 +26,7 @@ def latex_table(
         "% \\usepackage{booktabs}",
         f"\\begin{{tabular}}{{l{'r' * len(measures)}}}",
         "\\toprule",
-        " & ".join(["Run", *map(_escaped, measures)]) + r" \\",
+        " & ".join(["Run", *map(latex, measures)]) + r" \\",
         "\\midrule",
     ]
     for name, row in printed.items():
@@ -37,9 +34,5 @@ def latex_table(
             f"\\textbf{{{row[measure]}}}" if row[measure] == best[measure] else row[measure]
             for measure in measures
         ]
-        lines.append(" & ".join([_escaped(name), *cells]) + r" \\")
+        lines.append(" & ".join([latex(name), *cells]) + r" \\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"])
-
-
-def _escaped(text: str) -> str:
-    return "".join(_SPECIAL.get(character, character) for character in text)
