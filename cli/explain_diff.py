@@ -109,14 +109,14 @@ def _targets(
     tolerance: float | None,
 ) -> list[Target]:
     from ranklens.eval.explain_diff.search import Target
-    from ranklens.eval.explain_diff.setting import Part, Setting, outcome, read_rows
+    from ranklens.eval.explain_diff.setting import Figures, Part, Setting, read_rows
 
     if values is not None:
         return [Target.parse(text, tolerance) for text in values]
     assert other_run is not None
     other = Part(parts[0].qrels, read_rows(other_run))
     try:
-        found = outcome([other], measure, Setting())
+        found = Figures([other], measure).outcome(Setting())
     except InvalidInputError as error:
         raise InvalidInputError(f"{other_run}: {error}") from None
     exact = repr(found.value)
@@ -156,6 +156,7 @@ def _as_json(measure: str, diagnosis: Diagnosis) -> dict[str, Any]:
         ],
         "effects": [attempt(one) for one in diagnosis.effects],
         "without_effect": [rule(one) for one in diagnosis.without_effect],
+        "impossible": [rule(one) for one in diagnosis.impossible],
     }
 
 
@@ -193,10 +194,10 @@ def _print(measure: str, diagnosis: Diagnosis, absent: list[str]) -> None:
             for how, one in shown
         ]
         print_table(title, ["", "rule", measure, "off by"], rows, text_columns=2)
-    if diagnosis.without_effect:
-        print_text("without effect on these files:")
-        for rule in diagnosis.without_effect:
-            print_text(f"  {rule.name}")
-    print_text("cannot be checked here:")
-    for text in absent:
-        print_text(f"  {text}")
+    for heading, texts in (
+        ("without effect on these files:", [rule.name for rule in diagnosis.without_effect]),
+        ("leave nothing to compute:", [rule.name for rule in diagnosis.impossible]),
+        ("cannot be checked here:", absent),
+    ):
+        if texts:
+            print_text("\n  ".join([heading, *texts]))

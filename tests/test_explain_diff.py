@@ -248,6 +248,14 @@ def test_figures_that_say_nothing_are_refused(text: str) -> None:
         Target.parse(text)
 
 
+def test_a_rule_that_leaves_nothing_is_no_rule_without_effect() -> None:
+    toy = part({"q": {"a": 1}}, {"q": {"a": 1.0}}, other_qrels=judged({"p": {"a": 1}}))
+    diagnosis, _ = found([toy], "AP", "0.50")
+    impossible = {rule.name for rule in diagnosis.impossible}
+    assert impossible == {"the other qrels", "queries of the other qrels only"}
+    assert not impossible & {rule.name for rule in diagnosis.without_effect}
+
+
 def test_files_that_no_rule_brings_together_are_refused() -> None:
     toy = part({"q": {"a": 1}}, {"p": {"b": 1.0}})
     with pytest.raises(InvalidInputError, match="no query in common"):

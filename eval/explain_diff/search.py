@@ -11,7 +11,7 @@ from itertools import combinations
 from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.files import shown
 from ranklens.eval.explain_diff.rules import Rule, rules_for
-from ranklens.eval.explain_diff.setting import Outcome, Part, Setting, outcome
+from ranklens.eval.explain_diff.setting import Figures, Outcome, Part, Setting
 
 _FEWEST_DIGITS = 2
 # Of a figure that was written with so many digits, and of sums in floating point.
@@ -88,13 +88,15 @@ class Verdict:
 class Diagnosis:
     """The default's figure (None, and why, where it has none), and what rules make of it.
 
-    ``without_effect`` are rules that change no query's value here.
+    ``without_effect`` are rules that change no query's value here, ``impossible`` those under
+    which nothing can be computed.
     """
 
     value: float | None
     problem: str
     effects: tuple[Attempt, ...]
     without_effect: tuple[Rule, ...]
+    impossible: tuple[Rule, ...]
     verdicts: tuple[Verdict, ...]
 
 
@@ -104,12 +106,15 @@ def diagnose(parts: Sequence[Part], measure: str, targets: Sequence[Target]) -> 
     Pairs are tried among the rules that change something alone. Raises UsageError for a measure
     that ``evaluate`` does not know; InvalidInputError where no rule makes the files fit.
     """
-    base, problem = _tried(parts, measure, Setting())
+    figures = Figures(parts, measure)
+    base, problem = _tried(figures, Setting())
     singles: list[Attempt] = []
-    idle = []
+    idle, impossible = [], []
     for rule in rules_for(parts, measure):
-        found, _ = _tried(parts, measure, rule.applied(Setting()))
-        if found is None or _same(found, base):
+        found, _ = _tried(figures, rule.applied(Setting()))
+        if found is None:
+            impossible.append(rule)
+        elif _same(found, base):
             idle.append(rule)
         else:
             singles.append(Attempt((rule,), found.value))
@@ -122,14 +127,14 @@ def diagnose(parts: Sequence[Part], measure: str, targets: Sequence[Target]) -> 
         if not (value is not None and target.matches(value))
         and not any(target.matches(one.value) for one in singles)
     ]
-    pairs = _pairs(parts, measure, singles) if unexplained else []
+    pairs = _pairs(figures, singles) if unexplained else []
     verdicts = tuple(_verdict(target, value, singles, pairs) for target in targets)
-    return Diagnosis(value, problem, tuple(singles), tuple(idle), verdicts)
+    return Diagnosis(value, problem, tuple(singles), tuple(idle), tuple(impossible), verdicts)
 
 
-def _tried(parts: Sequence[Part], measure: str, setting: Setting) -> tuple[Outcome | None, str]:
+def _tried(figures: Figures, setting: Setting) -> tuple[Outcome | None, str]:
     try:
-        return outcome(parts, measure, setting), ""
+        return figures.outcome(setting), ""
     except InvalidInputError as error:
         return None, str(error)
 
@@ -141,12 +146,12 @@ def _same(one: Outcome, base: Outcome | None) -> bool:
     return all(math.isclose(a, b, rel_tol=0, abs_tol=1e-12) for a, b in pairs)
 
 
-def _pairs(parts: Sequence[Part], measure: str, singles: Sequence[Attempt]) -> list[Attempt]:
+def _pairs(figures: Figures, singles: Sequence[Attempt]) -> list[Attempt]:
     found = []
     for (one,), (other,) in combinations((attempt.rules for attempt in singles), 2):
         if one.excludes(other):
             continue
-        both, _ = _tried(parts, measure, other.applied(one.applied(Setting())))
+        both, _ = _tried(figures, other.applied(one.applied(Setting())))
         if both is not None:
             found.append(Attempt((one, other), both.value))
     return found

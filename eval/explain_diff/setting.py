@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,12 @@ from ranklens.eval.measures import evaluate
 from ranklens.eval.policy import Policy
 
 Rows = Mapping[str, Sequence[RunLine]]
+_KEPT = 8
+# The fields of a setting that say which judgements there are, and which order.
+_OF_THE_FILES = (
+    "order", "scores", "deduplicated", "other_qrels", "other_queries", "stripped_ids",
+    "caseless_ids", "unpadded_ids", "integral_ids",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +96,56 @@ def read_rows(path: Path) -> dict[str, list[RunLine]]:
     return rows
 
 
-def outcome(parts: Sequence[Part], measure: str, setting: Setting) -> Outcome:
-    """Return a measure under a setting; UsageError and InvalidInputError as ``evaluate``."""
-    means, values = [], []
-    for part in parts:
-        found = _part_values(part, measure, setting)
-        means.append(sum(found) / len(found))
-        values += found
-    value = sum(means) / len(means) if setting.mean == "macro" else sum(values) / len(values)
-    return Outcome(value, tuple(values))
+class Figures:
+    """A measure of some parts, computed under any setting.
+
+    What settings have in common is kept: judgements and ranked runs of the last few.
+    """
+
+    def __init__(self, parts: Sequence[Part], measure: str) -> None:
+        self._parts = parts
+        self._measure = mean_measure(measure)
+        self._ranked = lru_cache(_KEPT * len(parts))(self._rank)
+
+    def outcome(self, setting: Setting) -> Outcome:
+        """Return the figure; InvalidInputError as ``evaluate``."""
+        means, values = [], []
+        for index in range(len(self._parts)):
+            found = self._values(index, setting)
+            means.append(sum(found) / len(found))
+            values += found
+        value = sum(means) / len(means) if setting.mean == "macro" else sum(values) / len(values)
+        return Outcome(value, tuple(values))
+
+    def _rank(self, index: int, setting: Setting) -> tuple[Qrels, Run]:
+        qrels, rows = _judged_and_listed(self._parts[index], setting)
+        return qrels, Run({query_id: _ordered(found, setting) for query_id, found in rows.items()})
+
+    def _values(self, index: int, setting: Setting) -> list[float]:
+        base = self._measure
+        kept = {name: getattr(setting, name) for name in _OF_THE_FILES}
+        qrels, run = self._ranked(index, replace(Setting(), **kept))
+        level = setting.level or base.rel
+        if setting.without_relevant == "skip":
+            qrels = qrels.restricted_to(
+                query_id
+                for query_id, grades in qrels.items()
+                if any(grade >= level for grade in grades.values())
+            )
+        if setting.level is not None and base.kind == "nDCG":
+            qrels = _gaining_from(qrels, level)
+        policy = Policy(
+            ties="rank",
+            missing=setting.missing,
+            unjudged=setting.unjudged,
+            depth=setting.depth,
+            self_documents=setting.self_documents,
+        )
+        name = _name(base, setting)
+        values = list(evaluate(qrels, run, [name], policy).measures[name].per_query.values())
+        if setting.digits is not None:
+            values = [round(value, setting.digits) for value in values]
+        return values
 
 
 def mean_measure(name: str) -> Measure:
@@ -120,29 +168,6 @@ def renamed(measure: Measure, kind: str, **params: Any) -> str:
         key: value for key, value in {**measure.params, **params}.items() if value is not None
     }
     return f"{kind}({', '.join(f'{key}={value!r}' for key, value in changed.items())})"
-
-
-def _part_values(part: Part, measure: str, setting: Setting) -> list[float]:
-    qrels, rows = _judged_and_ranked(part, setting)
-    base = mean_measure(measure)
-    level = setting.level or base.rel
-    if setting.without_relevant == "skip":
-        qrels = qrels.restricted_to(q for q in qrels if any(g >= level for g in qrels[q].values()))
-    if setting.level is not None and base.kind == "nDCG":
-        qrels = _gaining_from(qrels, level)
-    run = Run({query_id: _ordered(found, setting) for query_id, found in rows.items()})
-    policy = Policy(
-        ties="rank",
-        missing=setting.missing,
-        unjudged=setting.unjudged,
-        depth=setting.depth,
-        self_documents=setting.self_documents,
-    )
-    name = _name(base, setting)
-    values = list(evaluate(qrels, run, [name], policy).measures[name].per_query.values())
-    if setting.digits is not None:
-        values = [round(value, setting.digits) for value in values]
-    return values
 
 
 def _name(measure: Measure, setting: Setting) -> str:
@@ -182,7 +207,7 @@ def _ordered(rows: Sequence[RunLine], setting: Setting) -> list[ScoredDoc]:
     return [ScoredDoc(row.doc_id, -float(place)) for place, row in enumerate(ranked)]
 
 
-def _judged_and_ranked(part: Part, setting: Setting) -> tuple[Qrels, Rows]:
+def _judged_and_listed(part: Part, setting: Setting) -> tuple[Qrels, Rows]:
     """Return judgements and run after the changes to which of them there are, and to their ids."""
     qrels, rows = part.qrels, part.rows
     if setting.other_qrels and part.other_qrels is not None:
@@ -203,6 +228,11 @@ def _judged_and_ranked(part: Part, setting: Setting) -> tuple[Qrels, Rows]:
 
 def _renamed(qrels: Qrels, rows: Rows, new: Any, *, queries: bool) -> tuple[Qrels, Rows]:
     """Return both with new ids: of documents that become one, the first and the highest grade."""
+    every = {doc_id for judged in qrels.values() for doc_id in judged}
+    every |= {row.doc_id for found in rows.values() for row in found}
+    every |= {*qrels, *rows} if queries else set()
+    if all(new(one) == one for one in every):
+        return qrels, rows
     grades: dict[tuple[str, str], int] = {}
     for query_id, judged in qrels.items():
         for doc_id, grade in judged.items():
