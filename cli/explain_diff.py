@@ -52,6 +52,7 @@ def explain_diff(
     Example: ranklens explain-diff qrels.txt bm25.run -m AP --value 0.3013
     """
     from ranklens.cli.output import print_json, warn
+    from ranklens.cli.progress import progress
     from ranklens.eval.explain_diff.rules import not_checkable
     from ranklens.eval.explain_diff.search import diagnose
 
@@ -62,7 +63,10 @@ def explain_diff(
     if len(files) > 2 and (other_run is not None or other_qrels is not None):
         raise UsageError("--other-run and --other-qrels belong to one set, not to parts")
     parts, notes = _parts(files, other_qrels)
-    diagnosis = diagnose(parts, measure, _targets(parts, measure, value, other_run, tolerance))
+    targets = _targets(parts, measure, value, other_run, tolerance)
+    diagnosis = diagnose(
+        parts, measure, targets, lambda title, total: progress(title, total, "figures")
+    )
     absent = not_checkable(parts)
     warnings = [*notes, *_ambiguities(diagnosis)]
     if as_json:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from itertools import combinations
@@ -100,24 +101,38 @@ class Diagnosis:
     verdicts: tuple[Verdict, ...]
 
 
-def diagnose(parts: Sequence[Part], measure: str, targets: Sequence[Target]) -> Diagnosis:
+Track = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+def _silently(title: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+    return nullcontext(lambda _: None)
+
+
+def diagnose(
+    parts: Sequence[Part], measure: str, targets: Sequence[Target], track: Track = _silently
+) -> Diagnosis:
     """Return which rules explain the targets.
 
-    Pairs are tried among the rules that change something alone. Raises UsageError for a measure
+    Pairs are tried among the rules that change something alone. ``track`` takes what is begun
+    and how many figures it computes, and gives a context whose value takes how many more are
+    done. Raises UsageError for a measure
     that ``evaluate`` does not know; InvalidInputError where no rule makes the files fit.
     """
     figures = Figures(parts, measure)
     base, problem = _tried(figures, Setting())
     singles: list[Attempt] = []
     idle, impossible = [], []
-    for rule in rules_for(parts, measure):
-        found, _ = _tried(figures, rule.applied(Setting()))
-        if found is None:
-            impossible.append(rule)
-        elif _same(found, base):
-            idle.append(rule)
-        else:
-            singles.append(Attempt((rule,), found.value))
+    rules = rules_for(parts, measure)
+    with track("single rules", len(rules)) as advance:
+        for rule in rules:
+            found, _ = _tried(figures, rule.applied(Setting()))
+            if found is None:
+                impossible.append(rule)
+            elif _same(found, base):
+                idle.append(rule)
+            else:
+                singles.append(Attempt((rule,), found.value))
+            advance(1)
     if base is None and not singles:
         raise InvalidInputError(problem)
     value = None if base is None else base.value
@@ -127,7 +142,7 @@ def diagnose(parts: Sequence[Part], measure: str, targets: Sequence[Target]) -> 
         if not (value is not None and target.matches(value))
         and not any(target.matches(one.value) for one in singles)
     ]
-    pairs = _pairs(figures, singles) if unexplained else []
+    pairs = _pairs(figures, singles, track) if unexplained else []
     verdicts = tuple(_verdict(target, value, singles, pairs) for target in targets)
     return Diagnosis(value, problem, tuple(singles), tuple(idle), tuple(impossible), verdicts)
 
@@ -146,14 +161,19 @@ def _same(one: Outcome, base: Outcome | None) -> bool:
     return all(math.isclose(a, b, rel_tol=0, abs_tol=1e-12) for a, b in pairs)
 
 
-def _pairs(figures: Figures, singles: Sequence[Attempt]) -> list[Attempt]:
+def _pairs(figures: Figures, singles: Sequence[Attempt], track: Track) -> list[Attempt]:
     found = []
-    for (one,), (other,) in combinations((attempt.rules for attempt in singles), 2):
-        if one.excludes(other):
-            continue
-        both, _ = _tried(figures, other.applied(one.applied(Setting())))
-        if both is not None:
-            found.append(Attempt((one, other), both.value))
+    pairs = [
+        (one, other)
+        for (one,), (other,) in combinations((attempt.rules for attempt in singles), 2)
+        if not one.excludes(other)
+    ]
+    with track("two rules at once", len(pairs)) as advance:
+        for one, other in pairs:
+            both, _ = _tried(figures, other.applied(one.applied(Setting())))
+            if both is not None:
+                found.append(Attempt((one, other), both.value))
+            advance(1)
     return found
 
 
