@@ -10,7 +10,8 @@ Two policies have names, after the programs whose values they give with ``-c``:
   version 9 added 0.9 and cut off (``IPrec``): 30% of 2 relevant documents are 1 in both, 25% of 5
   are 1 now and were 2.
 
-Everything else is a change to one of them: ``replace(TREC_EVAL_9, missing="skip")``.
+Everything else is a change to one of them: ``replace(TREC_EVAL_9, missing="skip")``, in text
+``trec_eval-9, missing=skip``.
 
 The steps come in this order: documents are sorted, documents with the query's own id are removed,
 the list is cut at the depth, documents without a judgement are removed. It is trec_eval's order
@@ -20,9 +21,9 @@ of ``-M`` before ``-J``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from ranklens.data.errors import UsageError
 from ranklens.data.records import ScoredDoc
@@ -116,11 +117,24 @@ def trec_order(docs: Sequence[ScoredDoc]) -> list[ScoredDoc]:
     return [doc for _, doc in ranked]
 
 
-def named_policy(name: str) -> Policy:
-    """Return a policy by its name; UsageError lists the names."""
+def parse_policy(text: str) -> Policy:
+    """Return a policy from what ``str`` makes of one: ``trec_eval-9, missing=skip, depth=100``.
+
+    Raises UsageError for a name, a field or a value that does not exist.
+    """
+    name, *changes = [part.strip() for part in text.split(",")]
     if name not in POLICIES:
         raise UsageError(f"unknown policy {name!r}; choose {' or '.join(POLICIES)}")
-    return POLICIES[name]
+    values: dict[str, Any] = {}
+    for change in changes:
+        key, _, value = change.partition("=")
+        if key not in _shared(DEFAULT, DEFAULT):
+            known = ", ".join(_shared(DEFAULT, DEFAULT))
+            raise UsageError(f"policy: {change!r} is no change; give NAME=VALUE of {known}")
+        values[key] = (
+            int(value) if key == "depth" and value.isascii() and value.isdigit() else value
+        )
+    return replace(POLICIES[name], **values)
 
 
 def _shared(one: Policy, other: Policy) -> list[str]:
