@@ -184,8 +184,11 @@ def test_what_is_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"model 'me/model', revision 'older', not of me"):
         write(tmp_path, {"ndcg_at_10": 0.6}, overwrite=True)
     assert path.read_bytes() == before
-    path.write_text("[1, 2")
+    path.write_text(json.dumps({**json.loads(before), "scores": {"test": [1]}}))
     meta.unlink()
+    with pytest.raises(InvalidInputError, match="its scores are no lists"):
+        write(tmp_path, {"ndcg_at_10": 0.6}, overwrite=True)
+    path.write_text("[1, 2")
     with pytest.raises(InvalidInputError, match=r"SciFact.json is there already and is not JSON"):
         write(tmp_path, {"ndcg_at_10": 0.6}, overwrite=True)
 

@@ -36,10 +36,7 @@ def ir_metadata(
             "software": {"libraries": {"python": _libraries()}},
         },
         "research goal": {"description": goal},
-        "implementation": {
-            "executable": {"cmd": "ranklens"},
-            "source": {"lang": ["python"], "repository": repository},
-        },
+        "implementation": {"source": {"repository": repository}},
         "method": {"retrieval": [{"name": tag}]},
     }
     if collection is not None:

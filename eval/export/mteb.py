@@ -196,14 +196,18 @@ def _kept_scores(
                 "results of both do not go into one file; choose another folder"
             )
     scores = value.get("scores")
-    entries = scores.values() if isinstance(scores, dict) else [None]
-    if not all(isinstance(e, list) and all(isinstance(one, dict) for one in e) for e in entries):
-        raise InvalidInputError(f"{path} is not a results file of MTEB: its scores are no lists")
-    assert isinstance(scores, dict)
+    if not isinstance(scores, dict) or not all(map(_entries, scores.values())):
+        raise InvalidInputError(
+            f"{path} is there already and is not a results file of MTEB: its scores are no lists"
+        )
     others = [one for one in scores.get(task.split, []) if one.get("hf_subset") != task.subset]
     if len(others) != len(scores.get(task.split, [])) and not overwrite:
         raise _already(path, task)
     return {**scores, task.split: others}
+
+
+def _entries(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
 
 
 def _already(path: Path, task: MtebTask) -> InvalidInputError:
