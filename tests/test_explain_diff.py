@@ -201,6 +201,14 @@ def test_what_nothing_explains_is_said_and_the_nearest_shown() -> None:
     assert all(gap < 7 / 12 - 0.4321 for gap in gaps)
 
 
+def test_a_hair_is_not_nearer() -> None:
+    # Rounded to 2 digits 1/3 is 0.33: nearer to 0.20, but by less than its last digit.
+    diagnosis, explains = found([TOYS["rounding to 2"][0][0]], "RR", "0.20")
+    assert explains == []
+    names = {rule.name for one in diagnosis.verdicts[0].nearer for rule in one.rules}
+    assert not any("rounded" in name for name in names)
+
+
 def test_rules_that_give_the_same_number_are_all_named() -> None:
     # Both ways to break the tie differ from the default, and here they agree.
     toy = part({"q": {"d1": 1, "d2": 0}}, {"q": EQUAL})

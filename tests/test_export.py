@@ -191,6 +191,7 @@ def test_ir_metadata_has_what_longeval_asks_for(call: Call, files: Files) -> Non
     assert value["data"]["test collection"]["name"] == "SciFact"
     libraries = value["platform"]["software"]["libraries"]["python"]
     assert {f"ranklens=={version('ranklens')}", f"numpy=={version('numpy')}"} <= set(libraries)
+    assert not any(name.startswith(("pytest", "ruff")) for name in libraries)
     assert value["platform"]["hardware"]["cpu"]["number of cores"] >= 1
     # Most readers of runs fail on comments: the run stays as it is.
     assert run.read_bytes() == before

@@ -76,8 +76,8 @@ class Verdict:
     """What was found for one target.
 
     ``explains``: attempts that match, those of two rules only where no single rule does.
-    ``nearer``: attempts that do not match and come nearer than the default, nearest first. Both
-    are in order of how few rules they change and how near they come.
+    ``nearer``: attempts that do not match and come nearer than the default by more than the
+    tolerance, nearest first. Both prefer fewer rules where all else is equal.
     """
 
     target: Target
@@ -191,7 +191,7 @@ def _verdict(
     nearer = [
         one
         for one in (*singles, *pairs)
-        if not target.matches(one.value) and abs(target.gap(one.value)) < reach - _SLACK
+        if not target.matches(one.value) and abs(target.gap(one.value)) < reach - target.tolerance
     ]
     nearer.sort(key=lambda one: (abs(target.gap(one.value)), len(one.rules)))
     return Verdict(target, tuple(sorted(matching, key=order)), tuple(nearer))

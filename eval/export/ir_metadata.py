@@ -60,10 +60,12 @@ def _memory() -> dict[str, str]:
 
 
 def _libraries() -> list[str]:
-    """Return ranklens and what it can use, as far as it is installed, with versions."""
+    """Return ranklens and what it computes with, as far as it is installed, with versions."""
     found = []
     for requirement in ["ranklens", *(metadata.requires("ranklens") or ())]:
         name = re.split(r"[^A-Za-z0-9._-]", requirement)[0]
+        if re.search(r"extra == ['\"]dev['\"]", requirement):
+            continue
         try:
             found.append(f"{name}=={metadata.version(name)}")
         except metadata.PackageNotFoundError:
