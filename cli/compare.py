@@ -46,6 +46,14 @@ def compare(
         list[str] | None,
         typer.Option("--measure", "-m", help="nDCG@10 (the default), 'AP(rel=2)', RR@10, …"),
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Official measures: trec-dl, trec-dl-v2, trec-dl-doc, msmarco or beir."),
+    ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(metavar="NAME[,CHANGE...]", help="As of `ranklens evaluate`."),
+    ] = None,
     test: Annotated[str, typer.Option(help="t, wilcoxon, randomisation or bootstrap.")] = "t",
     correction: Annotated[
         str, typer.Option(help="holm, bonferroni, tukey (randomised); bh, by; or none.")
@@ -76,7 +84,9 @@ def compare(
     from ranklens.cli.output import print_json, warn
     from ranklens.cli.run_labels import run_labels
     from ranklens.data.runs import read_run
+    from ranklens.eval import measure_presets
     from ranklens.eval.comparison import compare as compare_runs
+    from ranklens.eval.policy import DEFAULT, parse_policy
 
     if as_json and layout is not None:
         raise UsageError("--json excludes --format")
@@ -88,15 +98,18 @@ def compare(
     base = _baseline(baseline, runs, labels)
     if queries is not None and base is None:
         raise UsageError("--queries of more than two runs needs --baseline RUN")
+    official = measure_presets.preset(preset) if preset else None
+    chosen = parse_policy(policy) if policy else official.policy if official else DEFAULT
     judged, _, notes = load_qrels(qrels)
     loaded = {label: read_run(path) for label, path in zip(labels, runs, strict=True)}
     comparison = compare_runs(
         judged,
         loaded,
-        measure or ["nDCG@10"],
+        [*(official.measures if official else ()), *(measure or ())] or ["nDCG@10"],
         baseline=base,
         test=test,
         correction=correction,
+        policy=chosen,
         seed=seed,
     )
     warnings = [*notes, *comparison.warnings]
@@ -135,12 +148,19 @@ def _changes(
 
     measure = comparison.pairs[0].measure
     found = []
-    for run, against in comparison.overlaps:
+    for run, against in comparison.compared:
         values, other = (
             comparison.runs[name].measures[measure].per_query for name in (run, against)
         )
         changes = query_changes(
-            qrels, runs[run], runs[against], values, other, count, cutoff(measure)
+            qrels,
+            runs[run],
+            runs[against],
+            values,
+            other,
+            count,
+            cutoff(measure),
+            comparison.policy,
         )
         found.append((run, against, changes))
     return found
@@ -158,7 +178,8 @@ def _as_json(
         "baseline": comparison.baseline,
         "test": comparison.test,
         "correction": comparison.correction,
-        "family": comparison.family,
+        "policy": str(comparison.policy),
+        "family": len(comparison.compared),
         "level": LEVEL,
         "runs": [
             {
@@ -171,20 +192,16 @@ def _as_json(
             for name, run in comparison.runs.items()
         ],
         "pairs": [_pair(pair) for pair in comparison.pairs],
-        "overlaps": [
-            {"run": run, "against": against, "jaccard@10": found.jaccard, "rbo": found.rbo,
-             "queries": found.queries}
-            for (run, against), found in comparison.overlaps.items()
-        ],
-    }  # fmt: skip
+        "overlaps": [_overlap(comparison, run, against) for run, against in comparison.compared],
+    }
     if changes:
         value["changes"] = [
             {
                 "run": run,
                 "against": against,
                 "measure": comparison.pairs[0].measure,
-                "wins": [asdict(change) for change in wins],
-                "losses": [asdict(change) for change in losses],
+                "wins": [_change(change) for change in wins],
+                "losses": [_change(change) for change in losses],
             }
             for run, against, (wins, losses) in changes
         ]
@@ -208,3 +225,13 @@ def _pair(pair: Pair) -> dict[str, Any]:
         "superiority": found.superiority,
         "d_z": found.d_z,
     }
+
+
+def _overlap(comparison: Comparison, run: str, against: str) -> dict[str, Any]:
+    found = comparison.overlap(run, against)
+    values = {"jaccard@10": found.jaccard, "rbo": found.rbo, "queries": found.queries}
+    return {"run": run, "against": against, **values}
+
+
+def _change(change: QueryChange) -> dict[str, Any]:
+    return {**asdict(change), "difference": change.difference}

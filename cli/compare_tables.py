@@ -54,8 +54,8 @@ def _print_against_baseline(comparison: Comparison, baseline: str) -> None:
         print_table(title, ["run", "mean", *_columns(comparison)], rows)
     rows = []
     for name, run in comparison.runs.items():
-        found = comparison.overlaps.get((name, baseline))
-        alike = [f"{found.jaccard:.3f}", f"{found.rbo:.3f}"] if found else ["", ""]
+        found = comparison.overlap(name, baseline)
+        alike = ["", ""] if name == baseline else [f"{found.jaccard:.3f}", f"{found.rbo:.3f}"]
         rows.append([printable(name), f"{run.unjudged:.1%}", str(len(run.missing)), *alike])
     print_table(
         "rankings", ["run", "unjudged@10", "queries missing", "Jaccard@10", "RBO(0.9)"], rows
@@ -82,14 +82,14 @@ def _print_all_pairs(comparison: Comparison) -> None:
         if len(comparison.runs) <= _PAIRED_RUNS:
             _print_pairs(comparison, measure, marks)
     if len(comparison.runs) > _PAIRED_RUNS:
-        note(f"{comparison.family} pairs: --json has them one by one")
+        note(f"{len(comparison.compared)} pairs: --json has them one by one")
 
 
 def _print_pairs(comparison: Comparison, measure: str, marks: dict[str, str]) -> None:
     rows = []
     for pair in comparison.pairs:
         if pair.measure == measure:
-            found = comparison.overlaps[pair.run, pair.against]
+            found = comparison.overlap(pair.run, pair.against)
             rows.append(
                 [f"{marks[pair.run]} - {marks[pair.against]}", *_figures(pair),
                  f"{found.jaccard:.3f}", f"{found.rbo:.3f}"]
@@ -242,11 +242,11 @@ def _method(comparison: Comparison) -> str:
     """Return how significance was found, in a sentence."""
     from ranklens.eval.comparison import LEVEL
 
-    pairs = "pair" if comparison.family == 1 else "pairs"
+    pairs = "pair" if len(comparison.compared) == 1 else "pairs"
     of = "" if comparison.baseline is None else " with the baseline"
     test = _TESTS[comparison.test]
     correction = _CORRECTIONS[comparison.correction]
     return (
         f"Significant: p < {LEVEL}, {test}, two-sided; {correction}, "
-        f"{comparison.family} {pairs}{of} per measure."
+        f"{len(comparison.compared)} {pairs}{of} per measure."
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import gzip
 import hashlib
+import io
 import json
 import os
 import secrets
@@ -123,6 +124,11 @@ def decoded(raw: bytes, path: Path) -> str:
 
 def _open_bytes(path: Path) -> IO[bytes]:
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def open_text(path: Path) -> IO[str]:
+    """Open a UTF-8 text file, plain or gzip; its lines end with LF, and keep it."""
+    return io.TextIOWrapper(_open_bytes(path), encoding="utf-8-sig", newline="\n")
 
 
 def read_json_lines(path: Path, report: Report = refuse) -> Iterator[tuple[Place, dict[str, Any]]]:

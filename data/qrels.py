@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ranklens.data.errors import InvalidInputError
-from ranklens.data.files import Place, Report, read_lines, refuse, shown
+from ranklens.data.files import Place, Report, open_text, read_lines, refuse, shown
 from ranklens.data.records import Judgement, check_id
 from ranklens.data.rows import read_parquet, text_field
 
@@ -51,6 +52,12 @@ class Qrels(Mapping[str, Mapping[str, int]]):
                     f"query {query_id!r}: document {doc_id!r} is judged twice, {known} and {grade}"
                 )
 
+    @classmethod
+    def _of_checked(cls, grades: dict[str, dict[str, int]]) -> Qrels:
+        qrels = cls(())
+        qrels._grades = grades
+        return qrels
+
     def __getitem__(self, query_id: str) -> Mapping[str, int]:
         return self._grades[query_id]
 
@@ -82,6 +89,29 @@ def read_qrels(path: Path) -> Qrels:
     the line for a wrong column count, a grade that is not an integer of at most a million, and
     a pair judged twice with different grades.
     """
+    # Most files have nothing wrong with them; what has is read with care.
+    return _read_plain(path) or _read_with_care(path)
+
+
+def _read_plain(path: Path) -> Qrels | None:
+    """Return the judgements of a TREC file in which everything is as it should be, else None."""
+    if path.suffix.lower() == ".parquet":
+        return None
+    grades: dict[str, dict[str, int]] = {}
+    try:
+        with open_text(path) as stream:
+            for line in stream:
+                query_id, _, doc_id, text = line.split()
+                grade = int(text) if _INTEGER.fullmatch(text) else _LARGEST + 1
+                known = grades.setdefault(query_id, {}).setdefault(doc_id, grade)
+                if known != grade or abs(grade) > _LARGEST or query_id.startswith("#"):
+                    return None
+    except (OSError, ValueError, EOFError, zlib.error):
+        return None
+    return Qrels._of_checked(grades) if grades else None
+
+
+def _read_with_care(path: Path) -> Qrels:
     judgements: dict[tuple[str, str], tuple[Judgement, Place]] = {}
     for place, judgement in judgement_places(path):
         pair = judgement.query_id, judgement.doc_id

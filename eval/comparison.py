@@ -16,8 +16,9 @@ import numpy as np
 from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.qrels import Qrels
 from ranklens.data.runs import Run
+from ranklens.eval.measure_names import parse_measure
 from ranklens.eval.measures import MeasureResult, evaluate
-from ranklens.eval.overlap import Overlap, overlap, unjudged_at
+from ranklens.eval.overlap import Orders, Overlap, overlap, unjudged_at
 from ranklens.eval.policy import DEFAULT, Policy
 from ranklens.eval.stats.corrections import CORRECTIONS, adjust
 from ranklens.eval.stats.effect import Effect, effect
@@ -61,8 +62,8 @@ class ComparedRun:
 class Comparison:
     """Runs, their pairs per measure, and what the reader should know.
 
-    ``family`` is the number of pairs of one measure, ``overlaps`` the likeness of the rankings
-    of every such pair (run, against).
+    ``compared`` are the pairs (run, against) of every measure, which are corrected together;
+    ``orders`` the documents of a run's judged queries as the policy reads them, best first.
     """
 
     queries: int
@@ -70,14 +71,15 @@ class Comparison:
     baseline: str | None
     test: str
     correction: str
+    policy: Policy
     pairs: tuple[Pair, ...]
-    overlaps: Mapping[tuple[str, str], Overlap]
-    warnings: tuple[str, ...] = field(default=())
+    compared: tuple[tuple[str, str], ...]
+    orders: Mapping[str, Orders] = field(repr=False)
+    warnings: tuple[str, ...]
 
-    @property
-    def family(self) -> int:
-        """The number of pairs that are corrected together."""
-        return len(self.overlaps)
+    def overlap(self, run: str, against: str) -> Overlap:
+        """Return how much alike the rankings of two runs are."""
+        return overlap(self.orders[run], self.orders[against])
 
     def better_than(self, run: str, measure: str) -> list[str]:
         """Return the runs that a run is significantly better than."""
@@ -104,7 +106,8 @@ def compare(
     """Compare named runs with the baseline, or with each other.
 
     Raises UsageError for less than two runs, a baseline that is not among them, and an unknown
-    measure, test or correction; InvalidInputError for two runs that have no judged query in
+    measure, test or correction, or a measure that is no mean or is better when lower;
+    InvalidInputError for two runs that have no judged query in
     common, and where a run cannot be evaluated.
     """
     if len(runs) < 2:
@@ -133,7 +136,7 @@ def compare(
             )
     if policy.missing == "skip":
         qrels = _common(qrels, answered)
-    measures = list(dict.fromkeys(measures))
+    measures = [_checked(name) for name in dict.fromkeys(measures)]
     evaluations = {name: evaluate(qrels, run, measures, policy) for name, run in runs.items()}
     orders = {
         name: {q: policy.order(q, run[q], qrels[q]) for q in qrels if run.get(q)}
@@ -156,10 +159,28 @@ def compare(
         baseline=baseline,
         test=test,
         correction=correction,
+        policy=policy,
         pairs=tuple(compared),
-        overlaps={(run, other): overlap(orders[run], orders[other]) for run, other in pairs},
+        compared=tuple(pairs),
+        orders=orders,
         warnings=tuple(f"{name}: {text}" for name in names for text in evaluations[name].warnings),
     )
+
+
+def _checked(name: str) -> str:
+    """Return the name of a measure whose mean over queries is compared, higher being better."""
+    measure = parse_measure(name)
+    if measure.aggregate != "mean":
+        raise UsageError(
+            f"the measure {name!r} is not the mean of its queries, which is what tests are about; "
+            "take one that is, as nDCG@10"
+        )
+    if measure.kind == "LastRel":
+        raise UsageError(
+            f"the measure {name!r} is better when it is lower, which a comparison cannot show; "
+            "take WSS@95"
+        )
+    return name
 
 
 def _common(qrels: Qrels, answered: Mapping[str, list[str]]) -> Qrels:

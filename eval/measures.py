@@ -136,7 +136,10 @@ def _of_trec_eval(rankings: Rankings, measures: Sequence[Measure]) -> dict[str, 
         return {}
     import pytrec_eval
 
-    judgements = {query_id: dict(grades) for query_id, grades in rankings.grades.items()}
+    judgements = {
+        query_id: dict(grades) if max(grades.values()) >= 0 else {**grades, _NO_DOCUMENT: 0}
+        for query_id, grades in rankings.grades.items()
+    }
     values: dict[str, dict[str, float]] = {}
     for judged_only in sorted({measure.judged_only for measure in measures}):
         scores = _scores(rankings.order(judged_only))
@@ -156,6 +159,9 @@ def _of_trec_eval(rankings: Rankings, measures: Sequence[Measure]) -> dict[str, 
     return values
 
 
+# trec_eval counts the documents of each grade from 0 on, and writes beside its memory where a query
+# has none of them. No document has the empty id.
+_NO_DOCUMENT = ""
 # trec_eval's least value in a geometric mean.
 _FLOOR = 0.00001
 

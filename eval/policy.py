@@ -111,8 +111,10 @@ class Policy:
 
 def trec_order(docs: Sequence[ScoredDoc]) -> list[ScoredDoc]:
     """Return documents in trec_eval 9's order: float32 score, then id, both descending."""
-    scores = single_precision(doc.score for doc in docs).tolist()
-    rows = zip(scores, docs, strict=True)
+    scores = single_precision(doc.score for doc in docs)
+    if (scores[1:] < scores[:-1]).all():
+        return list(docs)
+    rows = zip(scores.tolist(), docs, strict=True)
     ranked = sorted(rows, key=lambda row: (row[0], row[1].doc_id), reverse=True)
     return [doc for _, doc in ranked]
 

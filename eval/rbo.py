@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
+import numpy as np
+
 from ranklens.data.errors import InvalidInputError, UsageError
 
 
@@ -31,20 +33,13 @@ def rbo_ext(a: Sequence[Hashable], b: Sequence[Hashable], p: float = 0.9) -> flo
     if not short:
         return 1.0 if not long else 0.0
     shorter, longer = len(short), len(long)
-    seen_short: set[Hashable] = set()
-    seen_long: set[Hashable] = set()
-    total, overlap, at_end_of_short = 0.0, 0, 0
-    weight = 1 - p
-    for depth, item in enumerate(long, start=1):
-        seen_long.add(item)
-        overlap += item in seen_short
-        if depth <= shorter:
-            other = short[depth - 1]
-            seen_short.add(other)
-            overlap += other in seen_long
-            at_end_of_short = overlap
-        missing = at_end_of_short * max(depth - shorter, 0) / shorter
-        total += weight * (overlap + missing) / depth
-        weight *= p
-    agreement = (overlap - at_end_of_short) / longer + at_end_of_short / shorter
-    return min(total + p**longer * agreement, 1.0)
+    ranks = {item: rank for rank, item in enumerate(short, start=1)}
+    # An item is in both lists from the depth of its lower rank on.
+    met = [max(ranks[item], rank) for rank, item in enumerate(long, start=1) if item in ranks]
+    overlaps = np.bincount(met, minlength=longer + 1)[1:].cumsum()
+    depths = np.arange(1, longer + 1)
+    assumed = overlaps[shorter - 1] * np.maximum(depths - shorter, 0) / shorter
+    total = (1 - p) * float(np.sum(p ** (depths - 1.0) * (overlaps + assumed) / depths))
+    last, at_end = overlaps[-1], overlaps[shorter - 1]
+    agreement = (last - at_end) / longer + at_end / shorter
+    return min(float(total + p**longer * agreement), 1.0)

@@ -213,3 +213,24 @@ def test_a_run_does_not_change_with_the_callers_list() -> None:
     docs.append(ScoredDoc("b", 0.5))
     rankings["q2"] = docs
     assert dict(run) == {"q": (ScoredDoc("a", 1.0),)}
+
+
+def test_a_plain_file_and_one_with_comments_read_alike(tmp_path: Path) -> None:
+    lines = ["q1 Q0 b 2 1.5 t", "q2 Q0 a 1 2 u", "q1 Q0 a 1 1.5 t", "q1 Q0 c 3 1e1 the last tag"]
+    plain, commented = tmp_path / "plain.run", tmp_path / "commented.run"
+    plain.write_text("\n".join(lines))
+    # A comment or a blank line is enough to be read line by line with its place.
+    commented.write_text("\n".join(["# ir_metadata.start", *lines[:2], "", *lines[2:]]))
+    read = [read_run(path) for path in (plain, commented)]
+    assert dict(read[0]) == dict(read[1])
+    assert dict(read[0]) == {
+        "q1": (ScoredDoc("c", 10.0), ScoredDoc("a", 1.5), ScoredDoc("b", 1.5)),
+        "q2": (ScoredDoc("a", 2.0),),
+    }
+    assert [run.tag for run in read] == ["the", "the"]
+
+
+def test_equal_scores_are_ordered_by_rank_then_id(tmp_path: Path) -> None:
+    path = tmp_path / "a.run"
+    path.write_text("q Q0 b 1 1 t\nq Q0 a 1 1 t\nq Q0 c 0 1 t\nq Q0 d 9 2 t\n")
+    assert [doc.doc_id for doc in read_run(path)["q"]] == ["d", "c", "a", "b"]
