@@ -20,6 +20,8 @@ from ranklens.cli import (
     doctor,
     evaluate,
     explain,
+    explain_diff,
+    export,
     find,
     fuse,
     heads,
@@ -68,6 +70,7 @@ app.command()(evaluate.evaluate)
 app.command()(compare.compare)
 app.command()(reproduce.reproduce)
 app.command()(explain.explain)
+app.command()(explain_diff.explain_diff)
 app.command()(find.find)
 app.command()(calibrate.calibrate)
 app.command()(bias.bias)
@@ -76,6 +79,7 @@ app.add_typer(judge.app, name="judge")
 app.add_typer(data.app, name="data")
 app.add_typer(cache.app, name="cache")
 app.add_typer(models.app, name="models")
+app.add_typer(export.app, name="export")
 app.command()(doctor.doctor)
 
 

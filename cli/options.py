@@ -25,6 +25,13 @@ COLLECTION_HELP = (
 )
 
 CollectionArgument = Annotated[str, typer.Argument(metavar="COLLECTION", help=COLLECTION_HELP)]
+QrelsArgument = Annotated[
+    str, typer.Argument(metavar="QRELS|COLLECTION", help="A qrels file, or a collection.")
+]
+MeasuresOption = Annotated[
+    list[str] | None,
+    typer.Option("--measure", "-m", help="nDCG@10, 'AP(rel=2)', RR@10, P@5, Judged@10, …"),
+]
 RetrieverOption = Annotated[str, typer.Option(help=f"First stage: {RETRIEVER_FORMS}.")]
 IndexOption = Annotated[
     Path | None,

@@ -58,6 +58,15 @@ def print_json(value: object, *, ascii_only: bool = False) -> None:
     sys.stdout.write(text + "\n")
 
 
+def wrote(path: Path, as_json: bool, **counts: int) -> None:
+    """Say which file was written, and how many of what is in it."""
+    if as_json:
+        print_json({"status": "ok", "file": str(path), **counts})
+        return
+    listed = ", ".join(f"{number} {name}" for name, number in counts.items())
+    note(f"wrote {path}: {listed}" if listed else f"wrote {path}")
+
+
 def print_text(text: str) -> None:
     """Print a line of a result."""
     sys.stdout.write(text + "\n")

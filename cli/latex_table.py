@@ -1,0 +1,38 @@
+"""A table of runs and measures for a paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ranklens.cli.markup import latex
+
+
+def latex_table(
+    rows: Mapping[str, Mapping[str, float]], measures: Sequence[str], digits: int = 4
+) -> str:
+    """Return a ``tabular`` for LaTeX's booktabs: a row per run, the best of a column bold.
+
+    ``rows`` maps a run's name to its values. All that share the best value, as it is printed,
+    are bold.
+    """
+    printed = {
+        name: {measure: f"{values[measure]:.{digits}f}" for measure in measures}
+        for name, values in rows.items()
+    }
+    best = {
+        measure: max((row[measure] for row in printed.values()), key=float) for measure in measures
+    }
+    lines = [
+        "% \\usepackage{booktabs}",
+        f"\\begin{{tabular}}{{l{'r' * len(measures)}}}",
+        "\\toprule",
+        " & ".join(["Run", *map(latex, measures)]) + r" \\",
+        "\\midrule",
+    ]
+    for name, row in printed.items():
+        cells = [
+            f"\\textbf{{{row[measure]}}}" if row[measure] == best[measure] else row[measure]
+            for measure in measures
+        ]
+        lines.append(" & ".join([latex(name), *cells]) + r" \\")
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"])

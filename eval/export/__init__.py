@@ -1,0 +1,1 @@
+"""Results and runs in the formats that leaderboards and other tools read."""
