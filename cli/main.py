@@ -27,6 +27,7 @@ from ranklens.cli import (
     rerank,
     retrieve,
     run,
+    udcg,
 )
 from ranklens.data.errors import MissingPrerequisiteError, PartialError, RanklensError, UsageError
 
@@ -71,6 +72,7 @@ app.command()(bias.bias)
 app.add_typer(heads.app, name="heads")
 app.add_typer(data.app, name="data")
 app.add_typer(cache.app, name="cache")
+app.add_typer(udcg.app, name="udcg")
 app.add_typer(models.app, name="models")
 app.command()(doctor.doctor)
 

@@ -68,4 +68,5 @@ def _spearman_rows(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np
     scale = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
     rho = np.full(len(scale), np.nan)
     np.divide((x * y).sum(axis=1), scale, out=rho, where=scale > 0)
-    return np.clip(rho, -1, 1)
+    np.clip(rho, -1, 1, out=rho)
+    return rho
