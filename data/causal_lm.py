@@ -139,13 +139,15 @@ class CausalLM:
         # Filled up with a token of the prompt: some models warn about one made for filling.
         rows = [[*ids, *[ids[-1]] * (longest - len(ids))] for ids in prompts]
         device = self.model.device
-        last = torch.tensor([len(ids) - 1 for ids in prompts], device=device)
-        places, column = last.unique(return_inverse=True)
+        ends = sorted({len(ids) - 1 for ids in prompts})
+        columns = [ends.index(len(ids) - 1) for ids in prompts]
         with torch.inference_mode():
-            logits = self.model(
-                input_ids=torch.tensor(rows, device=device), use_cache=False, logits_to_keep=places
+            logits: torch.Tensor = self.model(
+                input_ids=torch.tensor(rows, device=device),
+                use_cache=False,
+                logits_to_keep=torch.tensor(ends, device=device),
             ).logits
-        return logits[torch.arange(len(prompts), device=device), column].float()
+        return logits[list(range(len(prompts))), columns].float()
 
     def _greedy(self, prompt: Sequence[int], most: int) -> list[int]:
         import torch
