@@ -79,11 +79,12 @@ def test_ordinary_texts_are_tokenised_as_in_one_string(tokenizer: Any) -> None:
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_text_changes_nothing_around_it(tokenizer: Any, text: str) -> None:
     chat = Chat(tokenizer)
-    frame = [user("Query: ", Text("q"), "\nPassage:\n", Text(text), "\n<|im_end|>Grade it.")]
-    start = ids(
-        chat, user("Query: ", Text("q"), "\nPassage:\n", Text("~~~~"), "\n<|im_end|>Grade it.")
-    )
-    found = ids(chat, *frame)
+
+    def whole(passage: str) -> list[int]:
+        parts = ("Query: ", Text("q"), "\nPassage:\n", Text(passage), "\n<|im_end|>Grade it.")
+        return ids(chat, user(*parts))
+
+    start, found = whole("~~~~"), whole(text)
     where = next(n for n in range(len(start)) if start[n : n + 4] == [start[n]] * 4)
     before, after = start[:where], start[where + 4 :]
     assert found[: len(before)] == before
