@@ -22,6 +22,7 @@ from ranklens.cli import (
     find,
     fuse,
     heads,
+    judge,
     models,
     reproduce,
     rerank,
@@ -69,6 +70,7 @@ app.command()(explain.explain)
 app.command()(find.find)
 app.command()(calibrate.calibrate)
 app.command()(bias.bias)
+app.add_typer(judge.app, name="judge")
 app.add_typer(heads.app, name="heads")
 app.add_typer(data.app, name="data")
 app.add_typer(cache.app, name="cache")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +20,16 @@ if TYPE_CHECKING:
 
 # Rotations that depend on the longest prompt of a batch.
 _BY_LENGTH = ("longrope", "dynamic")
+# Tokens that prompts have to begin with in common to have them computed once.
+_WORTH = 32
 
 
 class CausalLM:
     """A decoder with its tokenizer and chat format.
 
-    Prompts of a batch are filled up behind their ends, where no causal model looks: a result
-    does not depend on the other prompts but for rounding.
+    Prompts of a batch are filled up behind their ends, where no causal model looks, and what
+    they begin with in common is computed once: a result does not depend on the other prompts
+    but for rounding.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class CausalLM:
         self.context: int = getattr(config, "max_position_embeddings", 1 << 30)
         rope = getattr(config, "rope_parameters", None) or {}
         self._alone = rope.get("rope_type") in _BY_LENGTH
+        self._opening: tuple[tuple[int, ...], Any] | None = None
 
     @classmethod
     def load(cls, model: str, device: str | None = None, dtype: str | None = None) -> CausalLM:
@@ -135,17 +140,43 @@ class CausalLM:
         """Return the logits [prompts, vocabulary] behind each prompt's last token, in fp32."""
         import torch
 
-        longest = max(map(len, prompts))
+        shared = _common(prompts) if len(prompts) > 1 else 0
+        cache = self._opened(prompts[0][:shared], len(prompts)) if shared >= _WORTH else None
+        rests = prompts if cache is None else [ids[shared:] for ids in prompts]
+        longest = max(map(len, rests))
         # Filled up with a token of the prompt: some models warn about one made for filling.
-        rows = [[*ids, *[ids[-1]] * (longest - len(ids))] for ids in prompts]
+        rows = [[*ids, *[ids[-1]] * (longest - len(ids))] for ids in rests]
         device = self.model.device
-        last = torch.tensor([len(ids) - 1 for ids in prompts], device=device)
-        places, column = last.unique(return_inverse=True)
+        ends = sorted({len(ids) - 1 for ids in rests})
+        columns = [ends.index(len(ids) - 1) for ids in rests]
         with torch.inference_mode():
-            logits = self.model(
-                input_ids=torch.tensor(rows, device=device), use_cache=False, logits_to_keep=places
+            logits: torch.Tensor = self.model(
+                input_ids=torch.tensor(rows, device=device),
+                past_key_values=cache,
+                use_cache=cache is not None,
+                logits_to_keep=torch.tensor(ends, device=device),
             ).logits
-        return logits[torch.arange(len(prompts), device=device), column].float()
+        return logits[list(range(len(prompts))), columns].float()
+
+    def _opened(self, opening: Sequence[int], copies: int) -> Any:
+        """Return the cache of what several prompts begin with; None where it cannot be shared."""
+        import torch
+        from transformers.cache_utils import DynamicLayer
+
+        if self._opening is None or self._opening[0] != tuple(opening):
+            with torch.inference_mode():
+                cache = self.model(
+                    input_ids=torch.tensor([list(opening)], device=self.model.device),
+                    use_cache=True,
+                    logits_to_keep=1,
+                ).past_key_values
+            # Layers with a window or a state keep something else.
+            plain = all(type(layer) is DynamicLayer for layer in getattr(cache, "layers", [None]))
+            self._opening = tuple(opening), cache if plain else None
+        cache = copy.deepcopy(self._opening[1])
+        if cache is not None:
+            cache.batch_repeat_interleave(copies)
+        return cache
 
     def _greedy(self, prompt: Sequence[int], most: int) -> list[int]:
         import torch
@@ -173,3 +204,10 @@ class CausalLM:
         ends = getattr(self.model.generation_config, "eos_token_id", None)
         listed = ends if isinstance(ends, list) else [ends]
         return {end for end in (*listed, self._tokenizer.eos_token_id) if end is not None}
+
+
+def _common(prompts: Sequence[Sequence[int]]) -> int:
+    """Return with how many equal tokens all prompts begin; each keeps one of its own."""
+    shortest = min(map(len, prompts)) - 1
+    columns = zip(*(ids[:shortest] for ids in prompts), strict=True)
+    return next((n for n, column in enumerate(columns) if len(set(column)) > 1), shortest)

@@ -66,8 +66,9 @@ class Chat:
     """Writes turns for one tokenizer, by its chat template.
 
     Where the template refuses a system role, or leaves it out, the system's words are put before
-    the user's. Without a template turns are paragraphs of plain text, after the tokenizer's
-    beginning-of-sequence token if it has one; with one, that token is the template's business.
+    the user's. Without a template turns are paragraphs of plain text, and the answer is the next;
+    before them stands the beginning-of-sequence token of a tokenizer that adds one. With a
+    template that token is the template's business.
     Templates that can think aloud are asked not to.
     """
 
@@ -127,7 +128,7 @@ class Chat:
     def _rendered(self, roles: tuple[Role, ...]) -> tuple[str, ...] | None:
         """Return the pieces around the contents; None where the template fails or loses one."""
         if self._template is None:
-            return ("", *[_PARAGRAPH] * (len(roles) - 1), "")
+            return ("", *[_PARAGRAPH] * len(roles))
         from jinja2 import TemplateError
 
         marks = [f"\x00ranklens{number}\x00" for number in range(len(roles))]
