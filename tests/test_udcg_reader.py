@@ -100,6 +100,78 @@ def test_p_abs_is_the_softmax_that_transformers_computes(
     assert len({one.p_abs for one in found}) == len(PAIRS)
 
 
+# How Llama 3 and Qwen split text: a full stop and the line break behind it stay together.
+_LINES = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@pytest.mark.parametrize("splits", ["gpt-2", "llama-3"])
+@pytest.mark.parametrize("passage", ["Ann did it.", "Ann", "It is “so”!  ", "", "1999\n\nLine."])
+def test_tokens_are_those_of_the_prompt_as_one_string(
+    splits: str, passage: str, tmp_path: Path
+) -> None:
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    from ranklens.data.chat import Chat
+
+    bpe = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(_LINES), "isolated")
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=splits == "gpt-2")
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([split, level]) if splits == "llama-3" else level
+    bpe.decoder = decoders.ByteLevel()
+    special = ["<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=500,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=special,
+        show_progress=False,
+    )
+    bpe.train_from_iterator(
+        ["Document: a did it.\nQuestion: who did it?\nAnswer: Ann."] * 9, trainer
+    )
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe, additional_special_tokens=special
+    )
+    tokenizer.chat_template = CHATML
+    question = "Who did it?"
+    templated = tokenizer.apply_chat_template(
+        [
+            {"role": "system", "content": SYSTEM},
+            {"role": "user", "content": f"Document: {passage}\nQuestion: {question}\nAnswer:"},
+        ],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    expected = tokenizer(templated, add_special_tokens=False)["input_ids"]
+    assert list(Chat(tokenizer).encode(question_with(question, [passage]), 4096).ids) == expected
+    together = ".\n" in tokenizer.convert_ids_to_tokens(expected) or ".Ċ" in bpe.get_vocab()
+    assert together == (splits == "llama-3"), "the two ways to split are both tried"
+
+
+@pytest.mark.model
+def test_the_real_small_model_gets_the_prompt_of_the_authors() -> None:
+    from ranklens.data.models import pull
+
+    lm = CausalLM.load(str(pull("smollm2-135m")), device="cpu", dtype="float32")
+    tokenizer = lm._tokenizer
+    passage, question = "Paris is the capital of France.", "What is the capital of France?"
+    ids = tokenizer.apply_chat_template(
+        [
+            {"role": "system", "content": SYSTEM},
+            {"role": "user", "content": f"Document: {passage}\nQuestion: {question}\nAnswer:"},
+        ],
+        add_generation_prompt=True,
+        return_dict=False,
+    )
+    prompt = lm.encode(question_with(question, [passage])).ids
+    assert list(prompt) == list(ids)
+    assert tokenizer.decode([abstention_token(lm)]) == "NO"
+    [answer] = lm.generate([prompt], 16)
+    assert "Paris" in answer
+
+
 def test_the_instruction_is_the_one_of_the_authors() -> None:
     system, user = question_with("Q?", ["P."])
     assert system.parts == (

@@ -1,8 +1,9 @@
 """The question a reader is asked: with one passage for p_abs, with several for an answer.
 
 The words are those of UDCG's authors (``compute_abstention_probability.py``), with one line
-``Document:`` for each passage. Texts are put between them as tokens that can end no turn. Four
-things differ from the authors' script, on purpose:
+``Document:`` for each passage, and for a passage that fits the tokens are those of their prompt as
+one string. Texts are tokenised with no control token recognised, so that none can end its turn.
+Three things differ from the authors' script, on purpose:
 
 * A prompt that is too long loses the beginning of its passage, and nothing else. The script cuts
   the templated prompt itself from the left, so the instruction to abstain goes first.
@@ -10,8 +11,6 @@ things differ from the authors' script, on purpose:
   script fails.
 * There is one beginning-of-sequence token; the script tokenises the templated text with special
   tokens again, which doubles it on many models.
-* A passage and the words around it are tokenised apart: a full stop and the
-  line break behind it may be two tokens for one.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ SYSTEM = (
 
 def question_with(question: str, passages: Sequence[str]) -> tuple[Turn, Turn]:
     """Return the turns that ask a question of the passages, in their order."""
+    # Line breaks go with the text before them: many vocabularies have them in one token with a
+    # full stop.
     documents = [
-        part
-        for passage in passages
-        for part in ("Document: ", Text(passage, cut="start"), "\n")
-    ]  # fmt: skip
+        part for passage in passages for part in ("Document: ", Text(f"{passage}\n", cut="start"))
+    ]
     return (
         Turn("system", (SYSTEM,)),
-        Turn("user", (*documents, "Question: ", Text(question), "\nAnswer:")),
+        Turn("user", (*documents, "Question: ", Text(f"{question}\nAnswer:"))),
     )
 
 
