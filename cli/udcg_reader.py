@@ -12,7 +12,7 @@ import typer
 
 from ranklens.cli import options
 from ranklens.cli import udcg_shared as shared
-from ranklens.data.errors import NumericalError, PartialError
+from ranklens.data.errors import PartialError, RanklensError
 
 if TYPE_CHECKING:
     from ranklens.data.causal_lm import CausalLM
@@ -63,7 +63,7 @@ def score(
     found = dict(zip(pairs, values, strict=True))
     reasons = [one.missing for one in values if one.missing]
     if values and len(reasons) == len(values):
-        raise NumericalError(f"no passage could be scored; the first: {reasons[0]}")
+        raise RanklensError(f"no passage could be scored; the first: {reasons[0]}")
     about = {key: settings[key] for key in ("revision", "template", "dtype")}
     scored = []
     for example in examples:

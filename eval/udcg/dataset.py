@@ -86,6 +86,11 @@ def read_examples(path: Path) -> list[Example]:
     examples: dict[str, Example] = {}
     for number, record in enumerate(value, start=1):
         example = _example(f"{path}: example {number}", record)
+        if not _encodable(record):
+            raise InvalidInputError(
+                f"{path}: example {number} ({shown(example.example_id)}): a \\ud800 to \\udfff "
+                "escape without its other half is not text"
+            )
         if example.example_id in examples:
             raise InvalidInputError(
                 f"{path}: example {number}: 'example_id' {example.example_id!r} occurs twice"
@@ -209,19 +214,7 @@ def _text(where: str, values: Mapping[str, Any], key: str) -> str:
     value = values.get(key)
     if not isinstance(value, str):
         raise InvalidInputError(f"{where}: {key!r} must be a text, got {shown(value)}")
-    if not _encodable(value):
-        raise InvalidInputError(
-            f"{where}: {key!r} has a \\ud800 to \\udfff escape without its other half"
-        )
     return value
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _probability(where: str, value: object) -> None:
@@ -232,6 +225,14 @@ def _probability(where: str, value: object) -> None:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is no number")
+
+
+def _encodable(record: object) -> bool:
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _record(example: Example) -> dict[str, Any]:
