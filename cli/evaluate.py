@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ranklens.cli import options
-from ranklens.data.errors import MissingResourceError
+from ranklens.data.errors import MissingResourceError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from ranklens.data.qrels import Qrels
     from ranklens.eval.measures import Evaluation
+    from ranklens.eval.policy import Policy
 
 
 def evaluate(
@@ -24,7 +27,42 @@ def evaluate(
         list[str] | None,
         typer.Option("--measure", "-m", help="nDCG@10, 'AP(rel=2)', RR@10, P@5, Judged@10, …"),
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Official measures: trec-dl (2019, 2020), trec-dl-v2 (2021 to 2023), "
+            "trec-dl-doc, msmarco or beir; more with -m."
+        ),
+    ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[,CHANGE...]",
+            help="trec_eval-9 or trec_eval-10; changes such as missing=skip, ties=rank, "
+            "unjudged=removed, depth=100, self_documents=remove.",
+        ),
+    ] = None,
+    first_stage: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="Show beside each value that of the run that was reranked."
+        ),
+    ] = None,
+    depth: Annotated[
+        int | None,
+        typer.Option(
+            callback=options.positive,
+            help="Candidates that were reranked, for the ceiling; all unless given.",
+        ),
+    ] = None,
+    residuals: Annotated[
+        bool,
+        typer.Option(help="Show what each value is at most if unjudged documents were relevant."),
+    ] = False,
     per_query: Annotated[bool, typer.Option("--per-query", help="Show every query.")] = False,
+    trec_eval: Annotated[
+        bool, typer.Option("--trec-eval", help="Print as trec_eval does.")
+    ] = False,
     as_json: options.JsonOption = False,
 ) -> None:
     """Evaluate runs as trec_eval -c would, with a 95% interval.
@@ -36,21 +74,41 @@ def evaluate(
     """
     from ranklens.cli.output import print_json, warn
     from ranklens.data.runs import read_run
+    from ranklens.eval import measure_presets
     from ranklens.eval.measures import default_measures
     from ranklens.eval.measures import evaluate as evaluate_run
+    from ranklens.eval.policy import DEFAULT, parse_policy
 
+    if depth is not None and first_stage is None:
+        raise UsageError("--depth is about the ceiling of --first-stage; give that too")
+    if trec_eval and (as_json or residuals or first_stage):
+        raise UsageError("--trec-eval does not go with --json, --residuals or --first-stage")
+    official = measure_presets.preset(preset) if preset else None
+    chosen = parse_policy(policy) if policy else official.policy if official else DEFAULT
     judged, level, notes = load_qrels(qrels)
-    measures = measure or default_measures(level)
-    results = [(path, evaluate_run(judged, read_run(path), measures)) for path in runs]
-    warnings = [
-        *notes,
-        *(f"{path}: {text}" for path, evaluation in results for text in evaluation.warnings),
-    ]
+    measures = list(dict.fromkeys([*(official.measures if official else ()), *(measure or ())]))
+    measures = measures or default_measures(level)
+    before = _first_stage(judged, first_stage, depth, measures, chosen) if first_stage else None
+    results, warnings = [], [*notes]
+    for path in runs:
+        run = read_run(path)
+        evaluation = evaluate_run(judged, run, measures, chosen)
+        warnings += (f"{path}: {text}" for text in evaluation.warnings)
+        beside = dict(before or {})
+        if residuals:
+            from ranklens.eval.residuals import upper_bounds
+
+            beside["upper"] = upper_bounds(judged, run, measures, chosen)
+        results.append(_Result(path, run.tag, evaluation, beside))
     if as_json:
-        rows = [_as_json(path, evaluation, per_query) for path, evaluation in results]
+        rows = [result.as_json(per_query) for result in results]
         print_json({"status": "ok", "results": rows, "warnings": warnings})
         return
     warn(warnings)
+    if trec_eval:
+        for result in results:
+            _print_as_trec_eval(result, per_query)
+        return
     _print(results, measures, per_query)
 
 
@@ -74,37 +132,126 @@ def load_qrels(spec: str) -> tuple[Qrels, int, tuple[str, ...]]:
     return judged, collection.relevance_level, (*collection.notes, *absent_judged(collection))
 
 
-def _as_json(path: Path, evaluation: Evaluation, per_query: bool) -> dict[str, Any]:
-    from ranklens.cli.report import measure_value
+class _Result:
+    """A run's evaluation, and by the name of a column what stands beside each measure's value."""
 
-    measures = {}
-    for name, result in evaluation.measures.items():
-        measures[name] = measure_value(result)
-        if per_query:
-            measures[name]["per_query"] = dict(result.per_query)
-    return {"run": str(path), "queries": evaluation.queries, "measures": measures}
+    def __init__(
+        self,
+        path: Path,
+        tag: str,
+        evaluation: Evaluation,
+        beside: Mapping[str, Mapping[str, float | None]],
+    ) -> None:
+        self.path, self.tag, self.evaluation = path, tag, evaluation
+        self.beside: dict[str, dict[str, float | None]] = {
+            column: dict(values) for column, values in beside.items()
+        }
+        if "first_stage" in beside:
+            self.beside["change"] = {
+                name: evaluation.measures[name].value - (value or 0.0)
+                for name, value in beside["first_stage"].items()
+            }
+
+    def as_json(self, per_query: bool) -> dict[str, Any]:
+        """Return the result as JSON holds it."""
+        from ranklens.cli.report import measure_value
+
+        measures = {}
+        for name, result in self.evaluation.measures.items():
+            measures[name] = measure_value(result)
+            measures[name] |= {column: values[name] for column, values in self.beside.items()}
+            if per_query:
+                measures[name]["per_query"] = dict(result.per_query)
+        return {
+            "run": str(self.path),
+            "queries": self.evaluation.queries,
+            "policy": str(self.evaluation.policy),
+            "measures": measures,
+        }
 
 
-def _print(results: list[tuple[Path, Evaluation]], measures: list[str], per_query: bool) -> None:
+def _first_stage(
+    qrels: Qrels, path: Path, depth: int | None, measures: Sequence[str], policy: Policy
+) -> dict[str, dict[str, float | None]]:
+    """Return the values of the first stage, and of its first ``depth`` documents best first."""
+    from ranklens.data.records import ScoredDoc
+    from ranklens.data.runs import Run, read_run
+    from ranklens.eval.ceiling import ceiling_run
+    from ranklens.eval.measures import Rankings
+    from ranklens.eval.measures import evaluate as evaluate_run
+
+    first = read_run(path)
+    values = evaluate_run(qrels, first, measures, policy).measures
+    ordered = Run(
+        {
+            query_id: [ScoredDoc(doc_id, -float(rank)) for rank, doc_id in enumerate(order)]
+            for query_id, order in Rankings(qrels, first, policy).order().items()
+        },
+        first.tag,
+    )
+    longest = max(map(len, ordered.values()))
+    best = evaluate_run(qrels, ceiling_run(ordered, qrels, depth or longest), measures, policy)
+    return {
+        "first_stage": {name: result.value for name, result in values.items()},
+        "ceiling": {name: result.value for name, result in best.measures.items()},
+    }
+
+
+def _print_as_trec_eval(result: _Result, per_query: bool) -> None:
+    from ranklens.cli.output import print_text
+    from ranklens.eval.measure_names import parse_measure
+
+    evaluation = result.evaluation
+    parsed = [parse_measure(name) for name in evaluation.measures]
+
+    def line(position: int, query_id: str, value: float) -> str:
+        measure = parsed[position]
+        digits = 0 if measure.aggregate == "sum" else 4
+        return f"{measure.trec or measure.name:<22}\t{query_id}\t{value:.{digits}f}"
+
+    rows = list(evaluation.measures.values())
+    if per_query:
+        for query_id in rows[0].per_query:
+            for position, row in enumerate(rows):
+                print_text(line(position, query_id, row.per_query[query_id]))
+    print_text(f"{'runid':<22}\tall\t{result.tag}")
+    for position, row in enumerate(rows):
+        print_text(line(position, "all", row.value))
+
+
+_COLUMNS = {"first_stage": "first stage", "ceiling": "ceiling", "upper": "at most"}
+
+
+def _print(results: list[_Result], measures: list[str], per_query: bool) -> None:
     from ranklens.cli.output import print_table
 
     if per_query:
-        for path, evaluation in results:
+        for result in results:
+            found = result.evaluation.measures
             rows = [
-                [query_id, *(f"{evaluation.measures[m].per_query[query_id]:.4f}" for m in measures)]
-                for query_id in evaluation.measures[measures[0]].per_query
+                [query_id, *(f"{found[name].per_query[query_id]:.4f}" for name in measures)]
+                for query_id in found[measures[0]].per_query
             ]
-            print_table(str(path), ["query", *measures], rows)
+            print_table(str(result.path), ["query", *measures], rows)
     # A row per measure and run: runs stand under each other, and 80 columns are enough.
+    columns = list(results[0].beside)
     rows = []
-    for name in dict.fromkeys(measures):
-        for path, evaluation in results:
-            result = evaluation.measures[name]
-            low, high = result.ci95
-            rows.append([name, str(path), f"{result.value:.4f}", f"[{low:.3f}, {high:.3f}]"])
+    for name in measures:
+        for result in results:
+            found = result.evaluation.measures
+            low, high = found[name].ci95
+            row = [name, str(result.path), f"{found[name].value:.4f}", f"[{low:.3f}, {high:.3f}]"]
+            for column in columns:
+                value = result.beside[column][name]
+                shown = "" if value is None else f"{value:{'+' * (column == 'change')}.4f}"
+                row.append(shown)
+            rows.append(row)
+    # Where missing queries are left out, runs differ in how many they have.
+    counts = sorted({result.evaluation.queries for result in results})
     print_table(
-        f"{results[0][1].queries} judged queries, mean and 95% interval",
-        ["measure", "run", "mean", "95% CI"],
+        f"{' to '.join(map(str, dict.fromkeys([counts[0], counts[-1]])))} judged queries, "
+        f"mean and 95% interval ({results[0].evaluation.policy})",
+        ["measure", "run", "mean", "95% CI", *(_COLUMNS.get(name, name) for name in columns)],
         rows,
         text_columns=2,
     )

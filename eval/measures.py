@@ -1,40 +1,41 @@
 """Measures with trec_eval's values, under one policy for everything trec_eval leaves to flags.
 
-The policy, the same for every measure:
-
-* Order: single-precision score, descending; ties by document id, descending (trec_eval 9). The
-  rank column and the order of the file play no part.
-* Queries: every judged query counts. One that the run lacks scores 0 (trec_eval's ``-c``); one
-  that is not judged is left out.
+* Names: ``ranklens.eval.measure_names``.
+* Order, and the queries and documents that count: ``ranklens.eval.policy``; unless told otherwise
+  as trec_eval 9 with ``-c``. Queries that are not judged are left out.
 * Grades: nDCG gains are the grades as they are, grades below 1 gain nothing. Binary measures
   count grades of at least ``rel`` (1 unless written: ``AP(rel=2)``).
-
-Measures are named as ir_measures names them: ``nDCG@10``, ``AP(rel=2)``, ``RR@10``, ``Judged@10``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from ranklens.data.errors import InvalidInputError, UsageError
+from ranklens.data.errors import InvalidInputError
 from ranklens.data.qrels import Qrels
-from ranklens.data.records import ScoredDoc
-from ranklens.data.runs import Run, single_precision
+from ranklens.data.runs import Run
+from ranklens.eval.measure_names import Aggregate, Measure, parse_measure
+from ranklens.eval.policy import DEFAULT, Policy
+from ranklens.eval.ranked_measures import Ranked
 
 _RESAMPLES = 1000
-_COUNTS = {"NumQ", "NumRel", "NumRet"}
-_EXAMPLES = "nDCG@10, AP, RR@10, P@5, R@100, Judged@10, AP(rel=2)"
+_DRAWS = 1 << 22
+"""Drawn queries that are held at once: 32 MB."""
 
 
 @dataclass(frozen=True, slots=True)
 class MeasureResult:
     """One measure of one run: its mean, a 95% interval of that mean, the value per query.
 
-    The interval is the percentile bootstrap over queries (1,000 resamples, fixed seed).
+    The interval is the percentile bootstrap over queries (1,000 resamples, fixed seed). Of counts
+    (``NumRet``) the value is the sum, of trec_eval's ``gm_`` measures the geometric mean, and the
+    interval goes with it.
     """
 
     value: float
@@ -49,6 +50,7 @@ class Evaluation:
     measures: Mapping[str, MeasureResult]
     queries: int
     warnings: tuple[str, ...]
+    policy: Policy = DEFAULT
 
 
 def default_measures(relevance_level: int = 1) -> list[str]:
@@ -57,89 +59,125 @@ def default_measures(relevance_level: int = 1) -> list[str]:
     return ["nDCG@10", f"AP{rel}", f"RR{rel}@10", f"P{rel}@10", f"R{rel}@100", "Judged@10"]
 
 
-def evaluate(qrels: Qrels, run: Run, measures: Sequence[str]) -> Evaluation:
-    """Evaluate a run under the module's policy.
+def evaluate(
+    qrels: Qrels, run: Run, measures: Sequence[str], policy: Policy = DEFAULT
+) -> Evaluation:
+    """Evaluate a run under a policy.
 
     Raises UsageError for a measure that does not exist or cannot be computed exactly here,
     InvalidInputError when run and qrels have no query or no document in common.
     """
-    provider = _provider()
-    parsed = {name: _parse(name, provider) for name in measures}
-    warnings = _checked(qrels, run)
-    judgements = {query_id: dict(grades) for query_id, grades in qrels.items()}
-    ranked = _ranked(run, qrels)
+    parsed = [parse_measure(name) for name in dict.fromkeys(measures)]
+    warnings = _checked(qrels, run, policy)
+    rankings = Rankings(qrels, run, policy)
+    values = _of_trec_eval(rankings, [measure for measure in parsed if measure.own is None])
     results = {}
-    for name, measure in parsed.items():
-        # One by one: in one call, ir_measures can compute nDCG with another measure's gains.
-        metrics = provider.iter_calc([measure], judgements, ranked)
-        values = {metric.query_id: float(metric.value) for metric in metrics}
-        results[name] = _summary({query_id: values[query_id] for query_id in qrels})
-    return Evaluation(results, queries=len(qrels), warnings=warnings)
+    for measure in parsed:
+        found = values.get(measure.name) or _of_ours(rankings, measure)
+        results[measure.name] = _summary(found, measure.aggregate)
+    return Evaluation(results, len(rankings.grades), warnings, policy)
 
 
-def _parse(name: str, provider: Any) -> Any:
-    import ir_measures
+class Rankings:
+    """The judged queries of a run as its measures see them: in the policy's order.
 
-    try:
-        measure = ir_measures.parse_measure(name)
-    except (NameError, ValueError, SyntaxError, TypeError, KeyError, AssertionError):
-        raise UsageError(f"unknown measure {name!r}; examples: {_EXAMPLES}") from None
-    try:
-        measure.validate_params()
-    except AssertionError:
-        raise UsageError(
-            f"the measure {name!r} lacks a parameter or has a wrong one; examples: {_EXAMPLES}"
-        ) from None
-    # trec_eval ends the whole process for a cutoff of 0.
-    for key in ("cutoff", "rel"):
-        value = measure.params.get(key, 1)
-        if type(value) is not int or not 1 <= value < 2**31:
-            raise UsageError(f"the measure {name!r}: {key} must be an integer of at least 1")
-    if any(type(gain) is not int for gain in measure.params.get("gains", {}).values()):
-        raise UsageError(f"the measure {name!r}: gains must be integers")
-    # Counts such as NumRet are totals, which have no mean and no interval.
-    if measure.NAME in _COUNTS or not provider.supports(measure):
-        raise UsageError(f"the measure {name!r} is not supported; examples: {_EXAMPLES}")
-    return measure
-
-
-def _provider() -> Any:
-    """Return the implementations that compute without outside programs (gdeval needs Perl)."""
-    from ir_measures import providers
-
-    return providers.FallbackProvider(
-        [
-            providers.PytrecEvalProvider(),
-            providers.JudgedProvider(),
-            providers.MsMarcoProvider(),
-        ]
-    )
-
-
-def _ranked(run: Run, qrels: Qrels) -> dict[str, dict[str, float]]:
-    """Return the judged queries' documents with scores that fix the policy's order.
-
-    The implementations break ties differently (the one of RR@10 by ascending id), so ties are
-    gone before they see the run: a document's score becomes its distance from the end.
+    ``grades``: for each query that counts its judgements.
     """
-    ranked = {}
-    for query_id in qrels:
-        if docs := trec_order(run.get(query_id, ())):
-            ranked[query_id] = {
-                doc.doc_id: float(len(docs) - position) for position, doc in enumerate(docs)
-            }
-    return ranked
+
+    def __init__(self, qrels: Qrels, run: Run, policy: Policy) -> None:
+        self.grades = {
+            query_id: grades
+            for query_id, grades in qrels.items()
+            if policy.missing == "zero" or run.get(query_id)
+        }
+        self._rounded = policy.recall_levels == "rounded"
+        self._highest = max(
+            (grade for grades in self.grades.values() for grade in grades.values()), default=1
+        )
+        self._order = {
+            query_id: policy.order(query_id, run.get(query_id, ()), grades)
+            for query_id, grades in self.grades.items()
+        }
+
+    def order(self, judged_only: bool = False) -> dict[str, list[str]]:
+        """Return the document ids of each query, best first."""
+        if not judged_only:
+            return self._order
+        return {
+            query_id: [doc_id for doc_id in order if self.grades[query_id].get(doc_id, -1) >= 0]
+            for query_id, order in self._order.items()
+        }
+
+    def ranked(self, judged_only: bool = False) -> dict[str, Ranked]:
+        """Return the rankings as grades."""
+        return {
+            query_id: Ranked(
+                [self.grades[query_id].get(doc_id) for doc_id in order],
+                sorted(self.grades[query_id].values(), reverse=True),
+                max(self._highest, 1),
+                self._rounded,
+            )
+            for query_id, order in self.order(judged_only).items()
+        }
 
 
-def trec_order(docs: Sequence[ScoredDoc]) -> list[ScoredDoc]:
-    """Return documents in trec_eval's order: float32 score, then document id, both descending."""
-    scores = single_precision(doc.score for doc in docs).tolist()
-    rows = zip(scores, docs, strict=True)
-    ranked = sorted(rows, key=lambda row: (row[0], row[1].doc_id), reverse=True)
-    return [doc for _, doc in ranked]
+def _of_ours(rankings: Rankings, measure: Measure) -> dict[str, float]:
+    compute = measure.own
+    assert compute is not None
+    return {
+        query_id: float(compute(ranked))
+        for query_id, ranked in rankings.ranked(measure.judged_only).items()
+    }
 
 
-def _checked(qrels: Qrels, run: Run) -> tuple[str, ...]:
+def _of_trec_eval(rankings: Rankings, measures: Sequence[Measure]) -> dict[str, dict[str, float]]:
+    """Return name → query → value of what pytrec_eval computes, one call per relevance level."""
+    if not measures:
+        return {}
+    import pytrec_eval
+
+    judgements = {query_id: dict(grades) for query_id, grades in rankings.grades.items()}
+    values: dict[str, dict[str, float]] = {}
+    for judged_only in sorted({measure.judged_only for measure in measures}):
+        scores = _scores(rankings.order(judged_only))
+        for rel in sorted({measure.rel for measure in measures}):
+            group = [m for m in measures if (m.rel, m.judged_only) == (rel, judged_only)]
+            if not group:
+                continue
+            names = {str(measure.trec) for measure in group}
+            evaluator = pytrec_eval.RelevanceEvaluator(judgements, names, relevance_level=rel)
+            found = evaluator.evaluate(scores)
+            for measure in group:
+                missing = {measure.trec: math.log(_FLOOR) if _is_geometric(measure) else 0.0}
+                values[measure.name] = {
+                    query_id: _value(measure, found.get(query_id, missing)[measure.trec])
+                    for query_id in judgements
+                }
+    return values
+
+
+# trec_eval's least value in a geometric mean.
+_FLOOR = 0.00001
+
+
+def _is_geometric(measure: Measure) -> bool:
+    return measure.aggregate == "geometric"
+
+
+def _value(measure: Measure, value: float) -> float:
+    return math.exp(value) if _is_geometric(measure) else float(value)
+
+
+def _scores(orders: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
+    """Return scores that fix an order whatever the ties: a document's distance from the end."""
+    return {
+        query_id: dict(zip(order, map(float, range(len(order), 0, -1)), strict=True))
+        for query_id, order in orders.items()
+        if order
+    }
+
+
+def _checked(qrels: Qrels, run: Run, policy: Policy) -> tuple[str, ...]:
     """Return warnings about coverage and ties; raise where nothing matches at all."""
     missing = [query_id for query_id in qrels if not run.get(query_id)]
     if len(missing) == len(qrels):
@@ -160,12 +198,13 @@ def _checked(qrels: Qrels, run: Run) -> tuple[str, ...]:
     if missing:
         warnings.append(
             f"{len(missing)} of {len(qrels)} judged queries are missing from run {run.tag!r} "
-            f"and count as 0 (first: {missing[0]!r})"
+            f"and {'count as 0' if policy.missing == 'zero' else 'are left out'} "
+            f"(first: {missing[0]!r})"
         )
     unjudged = sum(1 for query_id in run if query_id not in qrels)
     if unjudged:
         warnings.append(f"{unjudged} queries of run {run.tag!r} are not judged and are left out")
-    tied = [query_id for query_id in run.tied_queries if query_id in qrels]
+    tied = [query_id for query_id in policy.tied_queries(run) if query_id in qrels]
     if tied:
         warnings.append(
             f"{len(tied)} queries of run {run.tag!r} have tied scores, ordered by document id, "
@@ -174,11 +213,32 @@ def _checked(qrels: Qrels, run: Run) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-def _summary(per_query: dict[str, float]) -> MeasureResult:
+def _summary(per_query: dict[str, float], aggregate: Aggregate) -> MeasureResult:
     values = np.fromiter(per_query.values(), dtype=np.float64)
-    generator = np.random.default_rng(0)
-    means = [
-        values[generator.integers(0, len(values), len(values))].mean() for _ in range(_RESAMPLES)
-    ]
+    if aggregate == "geometric":
+        values = np.log(values)
+    means = np.concatenate([values[drawn].mean(axis=1) for drawn in _resamples(len(values))])
     low, high = np.quantile(means, [0.025, 0.975])
-    return MeasureResult(float(values.mean()), (float(low), float(high)), per_query)
+    summary = [float(values.mean()), float(low), float(high)]
+    if aggregate == "geometric":
+        summary = [math.exp(value) for value in summary]
+    elif aggregate == "sum":
+        summary = [value * len(values) for value in summary]
+        summary[0] = math.fsum(values)
+    return MeasureResult(summary[0], (summary[1], summary[2]), per_query)
+
+
+@lru_cache(maxsize=1)
+def _few_resamples(queries: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.random.default_rng(0).integers(0, queries, (_RESAMPLES, queries))
+
+
+def _resamples(queries: int) -> Iterable[np.ndarray[Any, np.dtype[np.int64]]]:
+    """Yield the queries of all resamples, some rows at a time: the same for every measure."""
+    if _RESAMPLES * queries <= _DRAWS:
+        yield _few_resamples(queries)
+        return
+    generator = np.random.default_rng(0)
+    rows = max(_DRAWS // queries, 1)
+    for start in range(0, _RESAMPLES, rows):
+        yield generator.integers(0, queries, (min(rows, _RESAMPLES - start), queries))

@@ -11,7 +11,8 @@ from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.qrels import Qrels
 from ranklens.data.records import Judgement, ScoredDoc
 from ranklens.data.runs import Run, read_run, write_run
-from ranklens.eval.measures import default_measures, evaluate, trec_order
+from ranklens.eval.measures import default_measures, evaluate
+from ranklens.eval.policy import trec_order
 
 
 def make_qrels(grades: dict[str, dict[str, int]]) -> Qrels:
@@ -217,10 +218,23 @@ RUN = make_run({"q1": {"a": 2.0, "b": 1.0}, "q2": {"x": 2.0, "c": 1.0}})
         ("Judged@0", "cutoff must be an integer of at least 1"),
         ("RR@True", "cutoff must be an integer of at least 1"),
         ("AP(rel=0)", "rel must be an integer of at least 1"),
-        ("nDCG(gains={1:1.5})@10", "gains must be integers"),
-        ("nDCG(dcg='exp-log2')@10", "is not supported; examples: nDCG@10"),
-        ("ERR@10", "'ERR@10' is not supported"),
-        ("NumRet", "'NumRet' is not supported"),
+        ("nDCG(gains={1:1e9})@10", "gains must be numbers of at least 0 by grade"),
+        ("nDCG(gains={'a':1})@10", "gains must be numbers of at least 0 by grade"),
+        ("Compat", "'Compat' is not supported"),
+        ("IPrec@1.5", "recall must be from 0 to 1, got 1.5"),
+        ("RBP(p=1.0)", "p must lie between 0 and 1, got 1.0"),
+        ("WSS@0", "recall must be above 0 and at most 1, or a percentage, got 0"),
+        ("WSS@101", "got 101"),
+        ("WSS", "lacks a parameter"),
+        ("R_cap@0", "cutoff must be an integer of at least 1"),
+        ("LastRel@5", "lacks a parameter or has a wrong one"),
+        # trec_eval's names.
+        ("P_0", "cutoff must be an integer of at least 1"),
+        ("relative_P_0", "cutoff must be an integer of at least 1"),
+        ("relative_P_1.5", "unknown measure 'relative_P_1.5'"),
+        ("ndcg_cut_10(rel=2)", "unknown measure"),
+        ("ndcg_cut", "unknown measure"),
+        ("relstring", "unknown measure"),
     ],
 )
 def test_a_measure_that_cannot_be_computed_is_refused(name: str, message: str) -> None:

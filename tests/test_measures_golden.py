@@ -1,5 +1,6 @@
 """Published values on real judgements and runs."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,55 +10,78 @@ from ranklens.data.load import load_collection
 from ranklens.data.qrels import read_qrels
 from ranklens.data.runs import read_run
 from ranklens.eval.measures import evaluate
+from ranklens.eval.policy import Policy
 
 SharedCollection = Callable[[str], Path]
 
-# The commands of trec_eval 9.0.4's own test: -q; -q -c on a run that lacks query 302; -q -l2.
+# trec_eval 9.0.4's own test: output, qrels, run, level (-l), depth (-M), lines compared.
 TREC_EVAL_CASES = [
-    ("out.test.aq", "qrels.test", "results.test", 1),
-    ("out.test.aqc", "qrels.test", "results.trunc", 1),
-    ("out.test.aql", "qrels.rel_level", "results.test", 2),
+    ("out.test", "qrels.test", "results.test", 1, None, 29),
+    ("out.test.a", "qrels.test", "results.test", 1, None, 93),
+    ("out.test.aq", "qrels.test", "results.test", 1, None, 363),
+    ("out.test.aqc", "qrels.test", "results.trunc", 1, None, 273),
+    ("out.test.aqcM", "qrels.test", "results.trunc", 1, 100, 273),
+    ("out.test.aql", "qrels.rel_level", "results.test", 2, None, 363),
+    ("out.test.meas_params", "qrels.test", "results.test", 1, None, 80),
 ]
-TREC_EVAL_NAMES = {
-    "map": "AP{rel}",
-    "recip_rank": "RR{rel}",
-    "P_5": "P{rel}@5",
-    "P_10": "P{rel}@10",
-    "recall_100": "R{rel}@100",
-    "ndcg_cut_10": "nDCG@10",
-    "ndcg": "nDCG",
-    "Rprec": "Rprec{rel}",
-    "bpref": "Bpref{rel}",
-    "map_cut_10": "AP{rel}@10",
-}
+# Of these lines there is no measure here: texts, and two lists of several parameters.
+NOT_MEASURES = {"runid", "relstring", "relstring_20", "utility_2,-1,0,0", "11pt_avg_.25,.5,.75"}
+WITHOUT_LEVEL = {"num_q", "num_ret"}
+OTHERWISE_NAMED = {"ndcg_1=3,2=9,4=4.5": "nDCG(gains={1:3,2:9,4:4.5})"}
 
 
-@pytest.mark.parametrize(("output", "qrels", "run", "level"), TREC_EVAL_CASES)
+def name_of(trec: str, level: int) -> str:
+    if level == 1 or trec in WITHOUT_LEVEL or re.fullmatch(r"ndcg(_cut_\d+)?", trec):
+        return OTHERWISE_NAMED.get(trec, trec)
+    return f"{trec}(rel={level})"
+
+
+@pytest.mark.parametrize(
+    ("output", "qrels", "run", "level", "depth", "count"),
+    TREC_EVAL_CASES,
+    ids=[case[0] for case in TREC_EVAL_CASES],
+)
 def test_trec_evals_own_test_files(
-    shared_collection: SharedCollection, output: str, qrels: str, run: str, level: int
+    shared_collection: SharedCollection,
+    output: str,
+    qrels: str,
+    run: str,
+    level: int,
+    depth: int | None,
+    count: int,
 ) -> None:
     folder = shared_collection("trec_eval-testdata")
-    names = {
-        trec: name.format(rel=f"(rel={level})" if level > 1 else "")
-        for trec, name in TREC_EVAL_NAMES.items()
-    }
-    evaluation = evaluate(read_qrels(folder / qrels), read_run(folder / run), list(names.values()))
     expected: dict[tuple[str, str], str] = {}
     for line in (folder / output).read_text(encoding="utf-8").splitlines():
         trec, query_id, value = line.split()[:3]
-        if trec in names:
-            expected[names[trec], query_id] = value
-    # -c prints no lines for a query that the run lacks, and counts it in the mean.
-    queries = {"301", "302", "303"} - ({"302"} if output == "out.test.aqc" else set())
-    assert expected.keys() == {(n, q) for n in names.values() for q in (*queries, "all")}
-    found = {
-        (name, query_id): f"{result.value if query_id == 'all' else result.per_query[query_id]:.4f}"
-        for name, result in evaluation.measures.items()
-        for query_id in (*queries, "all")
-    }
+        if trec not in NOT_MEASURES:
+            expected[name_of(trec, level), query_id] = value
+    evaluation = evaluate(
+        read_qrels(folder / qrels),
+        read_run(folder / run),
+        list(dict.fromkeys(name for name, _ in expected)),
+        Policy(depth=depth),
+    )
+    found = {}
+    for name, query_id in expected:
+        result = evaluation.measures[name]
+        value = result.value if query_id == "all" else result.per_query[query_id]
+        found[name, query_id] = f"{value:.0f}" if name.startswith("num_") else f"{value:.4f}"
     assert found == expected
-    if "302" not in queries:
-        assert {result.per_query["302"] for result in evaluation.measures.values()} == {0.0}
+    assert len(found) == count
+
+
+def test_a_query_that_the_run_lacks_counts_0(shared_collection: SharedCollection) -> None:
+    folder = shared_collection("trec_eval-testdata")
+    names = ["AP", "nDCG", "Rprec", "Bpref", "IPrec@0.1", "SetF", "P@5", "Success@5", "NumRet"]
+    run = read_run(folder / "results.trunc")
+    measures = evaluate(read_qrels(folder / "qrels.test"), run, names).measures
+    assert "302" not in run
+    assert {result.per_query["302"] for result in measures.values()} == {0.0}
+    assert [name for name, result in measures.items() if not result.per_query["301"]] == [
+        "P@5",
+        "Success@5",
+    ]
 
 
 def test_bm25_on_trec_dl_2019(shared_collection: SharedCollection) -> None:
