@@ -7,7 +7,8 @@ FILE has multi-hop questions as JSON lines: ``question``, ``answer``, perhaps ``
 passages are put in two orders: by BM25, and the supporting ones first. The model gives p_abs for
 the first K of each, and answers from them. Printed are UDCG at several depths, exact match and F1,
 and Spearman's correlation of UDCG, the discounted sum, nDCG and P with F1, for each order and for
-both together, with 95% bootstrap intervals; and held-out figures of the learned metric.
+both together, with 95% bootstrap intervals (over lists: "both" has every question twice, so its
+interval is somewhat narrow); and held-out figures of the learned metric.
 
 Nothing is printed unless p_abs of the first prompts is what transformers' own forward pass gives.
 """
