@@ -31,6 +31,7 @@ from ranklens.cli import (
     rerank,
     retrieve,
     run,
+    udcg,
 )
 from ranklens.data.errors import MissingPrerequisiteError, PartialError, RanklensError, UsageError
 
@@ -74,10 +75,12 @@ app.command()(explain_diff.explain_diff)
 app.command()(find.find)
 app.command()(calibrate.calibrate)
 app.command()(bias.bias)
+app.add_typer(judge.app, name="judge")
 app.add_typer(heads.app, name="heads")
 app.add_typer(judge.app, name="judge")
 app.add_typer(data.app, name="data")
 app.add_typer(cache.app, name="cache")
+app.add_typer(udcg.app, name="udcg")
 app.add_typer(models.app, name="models")
 app.add_typer(export.app, name="export")
 app.command()(doctor.doctor)

@@ -8,7 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ranklens.data.errors import InvalidInputError
-from ranklens.data.files import Place, Report, open_text, read_lines, refuse, shown
+from ranklens.data.files import (
+    Place,
+    Report,
+    atomic_writer,
+    open_text,
+    read_lines,
+    refuse,
+    shown,
+)
 from ranklens.data.records import Judgement, check_id
 from ranklens.data.rows import read_parquet, text_field
 
@@ -176,3 +184,26 @@ def _of_table(path: Path, report: Report) -> Iterator[tuple[Place, Judgement]]:
             report(error)
             continue
         yield place, judgement
+
+
+def write_qrels(qrels: Qrels, path: Path) -> None:
+    """Write TREC qrels (``query 0 document grade``), whole or not at all.
+
+    Raises InvalidInputError for ids that the format cannot carry; see ``check_qrels_ids``.
+    """
+    check_qrels_ids((query_id, doc_id) for query_id, grades in qrels.items() for doc_id in grades)
+    with atomic_writer(path) as stream:
+        for query_id, grades in qrels.items():
+            for doc_id, grade in grades.items():
+                stream.write(f"{query_id} 0 {doc_id} {grade}\n")
+
+
+def check_qrels_ids(pairs: Iterable[tuple[str, str]]) -> None:
+    """Raise InvalidInputError for a query or document id that TREC qrels cannot carry."""
+    for query_id, doc_id in pairs:
+        for kind, value in (("query id", query_id), ("document id", doc_id)):
+            if value.split() != [value] or (kind == "query id" and value.startswith("#")):
+                raise InvalidInputError(
+                    f"the {kind} {shown(value)} has white space in it or begins a comment: TREC "
+                    "qrels cannot carry it"
+                )

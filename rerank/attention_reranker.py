@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from ranklens.data.errors import InvalidInputError
 from ranklens.data.models import ResolvedModel, resolve
 from ranklens.data.parts import Parts, Passages, combine, split
+from ranklens.data.pieces import PieceTokenizer
 from ranklens.data.records import Document, Query
 from ranklens.rerank.backoff import Reading, read_in_pieces
 from ranklens.rerank.base import Ranking, checked_request
@@ -22,7 +23,6 @@ from ranklens.rerank.long_lists import Dealt, LongLists, lay_out, merge
 from ranklens.rerank.many import Throughput, ranked_in_windows
 from ranklens.rerank.origin import doubts
 from ranklens.rerank.passages import unlimited
-from ranklens.rerank.pieces import PieceTokenizer
 from ranklens.rerank.profile import Profile
 from ranklens.rerank.profile_file import default_profile, load_profile
 from ranklens.rerank.prompt import PromptBuilder, PromptLayout, orders

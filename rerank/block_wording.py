@@ -11,17 +11,17 @@ from __future__ import annotations
 
 from ranklens.data.errors import InvalidInputError, RanklensError
 from ranklens.data.files import shown
-from ranklens.data.records import Document
-from ranklens.rerank.alignment import Traced
-from ranklens.rerank.frames import Frame
-from ranklens.rerank.packing import Range
-from ranklens.rerank.pieces import (
+from ranklens.data.pieces import (
     PieceTokenizer,
     control_marks,
     plain_marks,
     without_marks,
     without_surrogates,
 )
+from ranklens.data.records import Document
+from ranklens.rerank.alignment import Traced
+from ranklens.rerank.frames import Frame
+from ranklens.rerank.packing import Range
 from ranklens.rerank.profile import BlockChoice, Profile
 from ranklens.rerank.wording import Trace, Written, joined, no_words, numbered, traced
 
@@ -37,7 +37,7 @@ class BlockWording:
         self._choice = profile.prompt
         self._blocks = blocks
         self._rows = profile.signal.rows
-        self._marks = [*control_marks(pieces), *plain_marks(frame, pieces)]
+        self._marks = [*control_marks(pieces), *plain_marks([frame.prefix, frame.suffix], pieces)]
         self._completion, _ = pieces.whole(blocks.completion, "", "")
 
     def opening(self, query: str) -> list[int]:

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ranklens.data.errors import InvalidInputError
+from ranklens.data.pieces import PieceTokenizer
 from ranklens.data.records import Document, Query
 from ranklens.rerank.alignment import Field, Place
 from ranklens.rerank.attention_reranker import AttentionReranker
 from ranklens.rerank.base import checked_request
 from ranklens.rerank.engine import TokenSignal
-from ranklens.rerank.pieces import PieceTokenizer
 from ranklens.rerank.profile import PoolingChoice, Profile
 from ranklens.rerank.prompt import PromptBuilder, PromptLayout, orders
 from ranklens.rerank.scores import baseline, document_scores, evenness, idf_weights, kept_tokens

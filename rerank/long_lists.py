@@ -23,7 +23,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ranklens.data.errors import InvalidInputError, UsageError
-from ranklens.rerank.prompt import MIN_DOCUMENT_TOKENS, PromptLayout
+from ranklens.data.token_budget import MIN_DOCUMENT_TOKENS
+from ranklens.rerank.prompt import PromptLayout
 
 
 @dataclass(frozen=True, slots=True)

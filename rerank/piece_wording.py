@@ -9,11 +9,11 @@ SmolLM2's do not).
 from __future__ import annotations
 
 from ranklens.data.errors import RanklensError
+from ranklens.data.pieces import PieceTokenizer, plain_marks, without_marks
 from ranklens.data.records import Document
 from ranklens.rerank.alignment import Traced
 from ranklens.rerank.frames import Frame
 from ranklens.rerank.packing import Range
-from ranklens.rerank.pieces import PieceTokenizer, plain_marks, without_marks
 from ranklens.rerank.profile import Profile
 from ranklens.rerank.wording import Trace, Written, joined, no_words, numbered, traced
 
@@ -30,7 +30,7 @@ class PieceWording:
         self._opening = pieces.opening(frame.prefix + choice.introduction + frame.separator, marker)
         self._separator = pieces.trusted(frame.separator, marker)
         self._last_separator = pieces.trusted(frame.separator, choice.instruction)
-        self._marks = plain_marks(frame, pieces)
+        self._marks = plain_marks([frame.prefix, frame.suffix], pieces)
 
     def opening(self, query: str) -> list[int]:
         """See ``Wording``."""

@@ -17,18 +17,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ranklens.data.errors import InvalidInputError
+from ranklens.data.pieces import PieceTokenizer
 from ranklens.data.records import Document
+from ranklens.data.token_budget import MIN_DOCUMENT_TOKENS, token_budget
 from ranklens.rerank.block_wording import BlockWording
 from ranklens.rerank.frames import Frame
 from ranklens.rerank.packing import Piece, pack
 from ranklens.rerank.piece_wording import PieceWording
-from ranklens.rerank.pieces import PieceTokenizer
 from ranklens.rerank.profile import OrderChoice, Profile
 from ranklens.rerank.wording import Trace, Wording, Written
-
-MIN_DOCUMENT_TOKENS = 16
-"""A context that leaves its longest documents less than this is refused: such a ranking would
-be of first lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +176,7 @@ class PromptBuilder:
             fits = budget >= min(max(lengths), MIN_DOCUMENT_TOKENS)
         else:
             fixed = opening + sum(frames) + tail
-            found = _budget(lengths, context - fixed)
+            found = token_budget(lengths, context - fixed)
             budget, fits = found or 0, found is not None
         if not fits:
             raise InvalidInputError(
@@ -220,17 +217,3 @@ def orders(choice: OrderChoice, documents: int, request: int = 0) -> list[list[i
             for k in range(choice.permutations)
         ]
     return [given[::-1] if choice.arrange == "best-last" else given]
-
-
-def _budget(lengths: Sequence[int], room: int) -> int | None:
-    """Return the largest b with Σ min(length, b) ≤ room; None where only a tiny b would do."""
-    if sum(lengths) <= room:
-        return max(lengths)
-    # Fill from the shortest: every document either fits whole or takes an equal share.
-    left = room
-    for position, length in enumerate(sorted(lengths)):
-        share = left // (len(lengths) - position)
-        if length > share:
-            return share if share >= MIN_DOCUMENT_TOKENS else None
-        left -= length
-    raise AssertionError("unreachable: the documents did not fit, so one exceeds its share")

@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.passages import units
+from ranklens.data.pieces import PieceTokenizer, plain_marks, without_marks
 from ranklens.rerank.backoff import read_in_pieces
 from ranklens.rerank.engine import AttentionEngine
 from ranklens.rerank.frames import Frame, frame_of
-from ranklens.rerank.pieces import PieceTokenizer, plain_marks, without_marks
 from ranklens.rerank.plan import full_layers
 from ranklens.rerank.profile import SignalChoice
 from ranklens.rerank.prompt import PromptLayout, Tail
@@ -114,7 +114,7 @@ def find_passages(
         if not isinstance(value, str):
             raise InvalidInputError(f"the {name} must be a str, got {type(value).__name__}")
     pieces = PieceTokenizer(engine.tokenizer)
-    marks = plain_marks(frame, pieces)
+    marks = plain_marks([frame.prefix, frame.suffix], pieces)
     opening = pieces.opening(frame.prefix + _INTRODUCTION + frame.separator)
     tails = tuple(_tail(pieces, frame, asked, marks) for asked in (query, *choice.nulls))
     longest = max(len(tail.ids) for tail in tails)

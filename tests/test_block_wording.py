@@ -14,10 +14,10 @@ from transformers import AutoTokenizer
 from ranklens import AttentionReranker, Document
 from ranklens.data.errors import InvalidInputError, RanklensError
 from ranklens.data.parts import Passages
+from ranklens.data.pieces import PieceTokenizer, control_marks, without_marks
 from ranklens.rerank.alignment import Traced
 from ranklens.rerank.explain import Explainer
 from ranklens.rerank.faithfulness import erase
-from ranklens.rerank.pieces import PieceTokenizer, control_marks, without_marks
 from ranklens.rerank.profile import BlockChoice, OrderChoice, Profile, PromptChoice
 from ranklens.rerank.profile_file import load_profile, shipped_profiles
 

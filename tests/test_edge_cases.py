@@ -35,9 +35,9 @@ from transformers import PreTrainedTokenizer
 from ranklens import AttentionReranker, Document
 from ranklens.data.device import choose_placement
 from ranklens.data.errors import InvalidInputError, NumericalError
+from ranklens.data.pieces import PieceTokenizer
 from ranklens.rerank.base import Ranking
 from ranklens.rerank.engine import AttentionEngine
-from ranklens.rerank.pieces import PieceTokenizer
 from ranklens.rerank.profile import Profile, SignalChoice
 from ranklens.rerank.profile_file import load_profile
 from ranklens.rerank.scores import document_scores

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 
 from ranklens import AttentionReranker, Document
 from ranklens.data.errors import InvalidInputError, RanklensError
+from ranklens.data.pieces import PieceTokenizer
 from ranklens.rerank.alignment import Place, Traced
 from ranklens.rerank.explain import (
     Explainer,
@@ -23,7 +24,6 @@ from ranklens.rerank.explain import (
     top_spans,
 )
 from ranklens.rerank.faithfulness import _blanked, _random_runs, erase
-from ranklens.rerank.pieces import PieceTokenizer
 from ranklens.rerank.profile import PoolingChoice
 from ranklens.rerank.profile_file import load_profile, shipped_profiles
 from ranklens.rerank.scores import pool

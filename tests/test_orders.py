@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from ranklens.data.errors import InvalidInputError
+from ranklens.data.pieces import PieceTokenizer
 from ranklens.data.records import Document
 from ranklens.rerank.attention_reranker import AttentionReranker
 from ranklens.rerank.engine import AttentionEngine
 from ranklens.rerank.frames import Frame
-from ranklens.rerank.pieces import PieceTokenizer
 from ranklens.rerank.profile import OrderChoice, Profile
 from ranklens.rerank.profile_file import load_profile
 from ranklens.rerank.prompt import PromptBuilder, PromptLayout, orders

@@ -22,9 +22,9 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast
 
 from ranklens.data.errors import InvalidInputError
+from ranklens.data.pieces import PieceTokenizer
 from ranklens.data.records import Document
 from ranklens.rerank.frames import Frame, frame_of
-from ranklens.rerank.pieces import PieceTokenizer
 from ranklens.rerank.profile_file import load_profile
 from ranklens.rerank.prompt import PromptBuilder, PromptLayout
 

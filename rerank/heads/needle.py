@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ranklens.data.errors import InvalidInputError
+from ranklens.data.pieces import PieceTokenizer
 from ranklens.rerank.engine import AttentionEngine
 from ranklens.rerank.frames import frame_of
 from ranklens.rerank.heads.detect import HeadScores
-from ranklens.rerank.pieces import PieceTokenizer
 from ranklens.rerank.profile import SignalChoice
 from ranklens.rerank.prompt import PromptLayout, Tail
 

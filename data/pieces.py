@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from ranklens.data.errors import InvalidInputError
-from ranklens.rerank.frames import Frame
 
 # Added tokens that families do not flag as special, yet act as control (<think>, [TOOL_CALLS]).
 _BRACKETED = re.compile(r"[<\[].*[>\]]", re.DOTALL)
@@ -148,11 +147,14 @@ class PieceTokenizer:
         return ids
 
 
-def plain_marks(frame: Frame, pieces: PieceTokenizer) -> list[str]:
-    """Return a frame's marks that are plain text to the tokenizer (Mistral v0.2's ``[/INST]``)."""
+def plain_marks(frame: Sequence[str], pieces: PieceTokenizer) -> list[str]:
+    """Return marks that are plain text to the tokenizer (Mistral v0.2's ``[/INST]``).
+
+    ``frame``: what a chat format puts around turns.
+    """
     return [
         line.strip()
-        for line in f"{frame.prefix}\n{frame.suffix}".splitlines()
+        for line in "\n".join(frame).splitlines()
         if len(line.strip()) > 2 and not any(token in line for token in pieces.control_tokens)
     ]
 

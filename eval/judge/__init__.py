@@ -1,0 +1,1 @@
+"""Relevance labels by language models."""

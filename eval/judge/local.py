@@ -1,0 +1,81 @@
+"""A local model as a judge: the probabilities of the labels as its next token, nothing parsed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ranklens.data.causal_lm import CausalLM
+from ranklens.data.errors import InvalidInputError
+from ranklens.eval.judge.prompt import JudgePrompt
+from ranklens.eval.judge.verdict import Call, Pair, Verdict
+
+_BATCH = {"cpu": 8, "cuda": 32}
+
+
+class LocalJudge:
+    """Grades pairs by the label that the model finds most likely to come next.
+
+    The answer's beginning, as far as all labels share it, is put into the model's mouth; each
+    label then has to be one token. ``most``: tokens of a passage. Raises InvalidInputError for
+    labels that are not.
+    """
+
+    def __init__(self, lm: CausalLM, prompt: JudgePrompt, *, most: int | None = None) -> None:
+        self.lm = lm
+        self.prompt = prompt
+        self.most = most
+        answers = [lm.chat.answer(f"{prompt.answer} {label}".strip()) for label in prompt.labels]
+        columns = enumerate(zip(*answers, strict=False))
+        shared = next((number for number, column in columns if len(set(column)) > 1), 0)
+        self._begun = answers[0][:shared]
+        rests = [answer[shared:] for answer in answers]
+        for label, rest in zip(prompt.labels, rests, strict=True):
+            if len(rest) != 1:
+                raise InvalidInputError(
+                    f"the label {label!r} of prompt {prompt.name!r} is not one token of "
+                    f"{lm.name} where the labels differ; use other labels, such as digits, or an "
+                    "endpoint, whose answers are read as text"
+                )
+        self._tokens = [rest[0] for rest in rests]
+        self._grades = list(prompt.labels.values())
+
+    def judge(self, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Verdict]]:
+        """Yield every pair with its verdict, a batch at a time, in the order given."""
+        size = _BATCH.get(self.lm.placement.device.partition(":")[0], 8)
+        for start in range(0, len(pairs), size):
+            some = pairs[start : start + size]
+            yield from zip(some, self._verdicts(some), strict=True)
+
+    def _verdicts(self, pairs: Sequence[Pair]) -> list[Verdict]:
+        import numpy as np
+
+        names = self.prompt.calls
+        encoded = [
+            self.lm.encode(
+                self.prompt.turns(name, pair.query, pair.passage),
+                most=self.most,
+                reserve=len(self._begun) + 1,
+            )
+            for pair in pairs
+            for name in names
+        ]
+        prompts = [[*one.ids, *self._begun] for one in encoded]
+        logs = self.lm.next_log_probs(prompts, self._tokens, batch=len(pairs))
+        found = np.exp(logs)
+        shares = np.exp(logs - np.logaddexp.reduce(logs, axis=1, keepdims=True))
+        verdicts = []
+        for first in range(0, len(prompts), len(names)):
+            rows = range(first, first + len(names))
+            calls = tuple(
+                Call(
+                    name,
+                    self._grades[int(np.argmax(logs[row]))],
+                    probabilities=tuple(map(float, shares[row])),
+                    mass=float(found[row].sum()),
+                )
+                for name, row in zip(names, rows, strict=True)
+            )
+            tokens = sum(len(prompts[row]) for row in rows)
+            cut = max(sum(encoded[row].tokens_cut) for row in rows)
+            verdicts.append(Verdict(calls, tokens, len(names), cut))
+        return verdicts

@@ -1,0 +1,1 @@
+"""UDCG: what a list of passages is worth to the language model that reads it."""
