@@ -138,7 +138,8 @@ def _timed(command: list[str]) -> tuple[float, str, float]:
 
 def _value(printed: str) -> str:
     line = next(line for line in printed.splitlines() if "nDCG@10" in line)
-    return next(iter(re.findall(r"\b0\.\d{4}\b", line)))
+    found = re.search(r"\b0\.\d{4}\b", line)
+    return found[0] if found else line
 
 
 def _arguments() -> argparse.Namespace:

@@ -151,10 +151,8 @@ def _of_trec_eval(rankings: Rankings, measures: Sequence[Measure]) -> dict[str, 
             evaluator = pytrec_eval.RelevanceEvaluator(judgements, names, relevance_level=rel)
             found = evaluator.evaluate(scores)
             for measure in group:
-                missing = {measure.trec: math.log(_FLOOR) if _is_geometric(measure) else 0.0}
                 values[measure.name] = {
-                    query_id: _value(measure, found.get(query_id, missing)[measure.trec])
-                    for query_id in judgements
+                    query_id: _value(measure, found.get(query_id)) for query_id in judgements
                 }
     return values
 
@@ -166,12 +164,13 @@ _NO_DOCUMENT = ""
 _FLOOR = 0.00001
 
 
-def _is_geometric(measure: Measure) -> bool:
-    return measure.aggregate == "geometric"
-
-
-def _value(measure: Measure, value: float) -> float:
-    return math.exp(value) if _is_geometric(measure) else float(value)
+def _value(measure: Measure, found: Mapping[str, float] | None) -> float:
+    """Return a measure's value from pytrec_eval's of a query, None where it lacks the query."""
+    geometric = measure.aggregate == "geometric"
+    if found is None:
+        return _FLOOR if geometric else 0.0
+    value = found[str(measure.trec)]
+    return math.exp(value) if geometric else float(value)
 
 
 def _scores(orders: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:

@@ -66,8 +66,8 @@ def test_trec_evals_own_test_files(
     found = {}
     for name, query_id in expected:
         result = evaluation.measures[name]
-        value = result.value if query_id == "all" else result.per_query[query_id]
-        found[name, query_id] = f"{value:.0f}" if name.startswith("num_") else f"{value:.4f}"
+        number = result.value if query_id == "all" else result.per_query[query_id]
+        found[name, query_id] = f"{number:.0f}" if name.startswith("num_") else f"{number:.4f}"
     assert found == expected
     assert len(found) == count
 
