@@ -94,6 +94,7 @@ class Rankings:
         self._highest = max(
             (grade for grades in self.grades.values() for grade in grades.values()), default=1
         )
+        self._ranked: dict[bool, dict[str, Ranked]] = {}
         self._order = {
             query_id: policy.order(query_id, run.get(query_id, ()), grades)
             for query_id, grades in self.grades.items()
@@ -110,9 +111,14 @@ class Rankings:
 
     def ranked(self, judged_only: bool = False) -> dict[str, Ranked]:
         """Return the rankings as grades."""
+        if judged_only not in self._ranked:
+            self._ranked[judged_only] = self._as_grades(judged_only)
+        return self._ranked[judged_only]
+
+    def _as_grades(self, judged_only: bool) -> dict[str, Ranked]:
         return {
             query_id: Ranked(
-                [self.grades[query_id].get(doc_id) for doc_id in order],
+                list(map(self.grades[query_id].get, order)),
                 sorted(self.grades[query_id].values(), reverse=True),
                 max(self._highest, 1),
                 self._rounded,
