@@ -14,6 +14,7 @@ from ranklens.cli import (
     bias,
     cache,
     calibrate,
+    compare,
     data,
     demo,
     doctor,
@@ -63,6 +64,7 @@ app.command()(retrieve.retrieve)
 app.command()(fuse.fuse)
 app.command()(rerank.rerank)
 app.command()(evaluate.evaluate)
+app.command()(compare.compare)
 app.command()(reproduce.reproduce)
 app.command()(explain.explain)
 app.command()(find.find)

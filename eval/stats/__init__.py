@@ -1,0 +1,1 @@
+"""Statistics over per-query scores: paired tests, corrections for many of them, effect sizes."""
