@@ -250,6 +250,7 @@ def _of_trec_eval(name: str) -> Measure | None:
         return None
     base, param, rel = found["base"], found["param"], int(found["rel"] or 1)
     form = base if param is None else f"{base}_{{}}"
+    # What both call alike (Rprec, infAP) is read as ir_measures' name.
     if form not in _TWINS or form == _TWINS[form] or (form in _UNLEVELLED and found["rel"]):
         return None
     if "." in (param or "") and base not in _SHARES:

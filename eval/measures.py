@@ -94,6 +94,7 @@ class Rankings:
         self._highest = max(
             (grade for grades in self.grades.values() for grade in grades.values()), default=1
         )
+        self._ranked: dict[bool, dict[str, Ranked]] = {}
         self._order = {
             query_id: policy.order(query_id, run.get(query_id, ()), grades)
             for query_id, grades in self.grades.items()
@@ -110,9 +111,14 @@ class Rankings:
 
     def ranked(self, judged_only: bool = False) -> dict[str, Ranked]:
         """Return the rankings as grades."""
+        if judged_only not in self._ranked:
+            self._ranked[judged_only] = self._as_grades(judged_only)
+        return self._ranked[judged_only]
+
+    def _as_grades(self, judged_only: bool) -> dict[str, Ranked]:
         return {
             query_id: Ranked(
-                [self.grades[query_id].get(doc_id) for doc_id in order],
+                list(map(self.grades[query_id].get, order)),
                 sorted(self.grades[query_id].values(), reverse=True),
                 max(self._highest, 1),
                 self._rounded,
@@ -151,10 +157,8 @@ def _of_trec_eval(rankings: Rankings, measures: Sequence[Measure]) -> dict[str, 
             evaluator = pytrec_eval.RelevanceEvaluator(judgements, names, relevance_level=rel)
             found = evaluator.evaluate(scores)
             for measure in group:
-                missing = {measure.trec: math.log(_FLOOR) if _is_geometric(measure) else 0.0}
                 values[measure.name] = {
-                    query_id: _value(measure, found.get(query_id, missing)[measure.trec])
-                    for query_id in judgements
+                    query_id: _value(measure, found.get(query_id)) for query_id in judgements
                 }
     return values
 
@@ -166,12 +170,13 @@ _NO_DOCUMENT = ""
 _FLOOR = 0.00001
 
 
-def _is_geometric(measure: Measure) -> bool:
-    return measure.aggregate == "geometric"
-
-
-def _value(measure: Measure, value: float) -> float:
-    return math.exp(value) if _is_geometric(measure) else float(value)
+def _value(measure: Measure, found: Mapping[str, float] | None) -> float:
+    """Return a measure's value from pytrec_eval's of a query, None where it lacks the query."""
+    geometric = measure.aggregate == "geometric"
+    if found is None:
+        return _FLOOR if geometric else 0.0
+    value = found[str(measure.trec)]
+    return math.exp(value) if geometric else float(value)
 
 
 def _scores(orders: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:

@@ -61,7 +61,7 @@ def linear(grade: float) -> float:
 def exponential(grade: float) -> float:
     """Return the gain 2^grade − 1 of a grade; InvalidInputError beyond what a float holds."""
     try:
-        return 2.0 ** max(grade, 0.0) - 1.0
+        return math.pow(2.0, max(grade, 0.0)) - 1.0
     except OverflowError:
         raise InvalidInputError(
             f"the grade {grade} is too large for exponential gains; use nDCG@k, whose gains are "
@@ -74,14 +74,18 @@ def ndcg(
 ) -> float:
     """Return nDCG with another gain; ``gains`` replaces grades before it."""
 
+    def worth(grade: int) -> float:
+        return gain(gains.get(grade, grade))
+
     def dcg(grades: Sequence[int | None]) -> float:
         return math.fsum(
-            gain(gains.get(grade, grade)) / math.log2(rank + 1)
+            worth(grade) / math.log2(rank + 1)
             for rank, grade in enumerate(grades[:k], start=1)
             if grade is not None
         )
 
-    ideal = dcg(sorted(ranked.judged, key=lambda grade: -gain(gains.get(grade, grade))))
+    best = sorted(ranked.judged, key=worth, reverse=True)
+    ideal = dcg(best)
     return dcg(ranked.grades) / ideal if ideal else 0.0
 
 

@@ -66,6 +66,7 @@ def test_evaluate_as_json(call: Call, collection: Path) -> None:
     assert (value["status"], value["warnings"]) == ("ok", [])
     [result] = value["results"]
     assert (result["run"], result["queries"]) == (str(run), 4)
+    assert result["policy"] == "trec_eval-9"
     assert list(result["measures"]) == ["nDCG@10", "AP(rel=2)"]
     measure = result["measures"]["nDCG@10"]
     assert sorted(measure) == ["ci95", "value"]
@@ -165,3 +166,97 @@ def test_qrels_with_a_bad_line_name_it(call: Call, collection: Path) -> None:
     done = call("evaluate", qrels, collection / "all.run")
     assert done.returncode == 5
     assert "qrels.txt:13: the grade 'good'" in done.stderr
+
+
+def test_presets_bring_measures_and_policy(call: Call, collection: Path) -> None:
+    run = collection / "some.run"
+    # q1 is also the id of a document, which BEIR's evaluation removes.
+    run.write_text("q1 Q0 q1 1 3 t\nq1 Q0 d0 2 2 t\n")
+    done = call(
+        "evaluate", collection, run, "--preset", "beir", "-m", "RR", "--json", "--per-query"
+    )
+    [result] = json.loads(done.stdout)["results"]
+    assert list(result["measures"]) == ["nDCG@10", "R@100", "R_cap@100", "RR"]
+    assert result["policy"] == "trec_eval-9, self_documents=remove"
+    assert result["measures"]["RR"]["per_query"]["q1"] == 1.0
+    kept = call("evaluate", collection, run, "--policy", "trec_eval-10", "-m", "RR", "--json")
+    [result] = json.loads(kept.stdout)["results"]
+    assert result["policy"] == "trec_eval-10"
+    assert result["measures"]["RR"]["value"] == 0.125
+    table = call("evaluate", collection, collection / "all.run", "--preset", "trec-dl").stdout
+    assert "4 judged queries, mean and 95% interval (trec_eval-9)" in table
+    assert "AP(rel=2)" in table
+
+
+def test_the_first_stage_its_ceiling_and_the_change(call: Call, collection: Path) -> None:
+    before, after = collection / "before.run", collection / "after.run"
+    # d1 has grade 2, d0 grade 1, d8 grade 0 for q1; the other queries are missing.
+    before.write_text("".join(f"q1 Q0 {d} 1 {-n} t\n" for n, d in enumerate(["d8", "d0", "d1"])))
+    after.write_text("".join(f"q1 Q0 {d} 1 {-n} t\n" for n, d in enumerate(["d0", "d8", "d1"])))
+    arguments = [
+        "evaluate",
+        collection,
+        after,
+        "--first-stage",
+        before,
+        "-m",
+        "P(rel=2)@1",
+        "-m",
+        "RR",
+    ]
+    [result] = json.loads(call(*arguments, "--json").stdout)["results"]
+    values = {
+        name: [round(4 * measure[key], 6) for key in ("first_stage", "value", "change", "ceiling")]
+        for name, measure in result["measures"].items()
+    }
+    # One of four queries: four times the mean.
+    assert values == {"P(rel=2)@1": [0, 0, 0, 1], "RR": [0.5, 1, 0.5, 1]}
+    shallow = json.loads(call(*arguments, "--depth", 2, "--json").stdout)["results"][0]["measures"]
+    assert shallow["P(rel=2)@1"]["ceiling"] == 0.0
+    row = next(line for line in call(*arguments).stdout.splitlines() if line.split()[:1] == ["RR"])
+    assert row.split()[-3:] == ["0.1250", "0.2500", "+0.1250"]
+
+
+def test_residuals_stand_beside_the_values(call: Call, collection: Path) -> None:
+    run = collection / "some.run"
+    run.write_text("q1 Q0 d9 1 2 t\nq1 Q0 d0 2 1 t\n")
+    arguments = ["evaluate", collection, run, "--residuals", "-m", "RR", "-m", "NumRet"]
+    measures = json.loads(call(*arguments, "--json").stdout)["results"][0]["measures"]
+    assert (measures["RR"]["value"], measures["RR"]["upper"]) == (0.125, 0.25)
+    assert measures["NumRet"]["upper"] is None
+    assert "at most" in call(*arguments).stdout
+
+
+def test_trec_evals_layout(call: Call, collection: Path) -> None:
+    run = collection / "some.run"
+    run.write_text("q1 Q0 d8 1 2 bm25\nq1 Q0 d0 2 1 bm25\n")
+    measures = ["-m", "AP", "-m", "ndcg_cut_10", "-m", "NumRet", "-m", "R_cap@5"]
+    done = call("evaluate", collection, run, "--trec-eval", *measures)
+    assert [line.split("\t") for line in done.stdout.splitlines()] == [
+        ["runid                 ", "all", "bm25"],
+        ["map                   ", "all", "0.0625"],
+        # (1/log2(3)) / (2 + 1/log2(3)), a quarter of it.
+        ["ndcg_cut_10           ", "all", "0.0600"],
+        ["num_ret               ", "all", "2"],
+        ["R_cap@5               ", "all", "0.1250"],
+    ]
+    lines = call("evaluate", collection, run, "--trec-eval", "--per-query", *measures).stdout
+    assert lines.splitlines()[0].split() == ["map", "q1", "0.2500"]
+    assert len(lines.splitlines()) == 4 * 4 + 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--preset", "trec-deep"], "unknown preset 'trec-deep'; choose trec-dl, trec-dl-v2"),
+        (["--policy", "trec_eval-8"], "unknown policy 'trec_eval-8'"),
+        (["--depth", 5], "--depth is about the ceiling of --first-stage"),
+        (["--trec-eval", "--residuals"], "--trec-eval does not go with"),
+    ],
+)
+def test_options_that_make_no_sense(
+    call: Call, collection: Path, arguments: list[str | int], named: str
+) -> None:
+    done = call("evaluate", collection, collection / "all.run", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert named in done.stderr

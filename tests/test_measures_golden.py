@@ -9,6 +9,7 @@ import pytest
 from ranklens.data.load import load_collection
 from ranklens.data.qrels import read_qrels
 from ranklens.data.runs import read_run
+from ranklens.eval.measure_presets import preset
 from ranklens.eval.measures import evaluate
 from ranklens.eval.policy import Policy
 
@@ -65,8 +66,8 @@ def test_trec_evals_own_test_files(
     found = {}
     for name, query_id in expected:
         result = evaluation.measures[name]
-        value = result.value if query_id == "all" else result.per_query[query_id]
-        found[name, query_id] = f"{value:.0f}" if name.startswith("num_") else f"{value:.4f}"
+        number = result.value if query_id == "all" else result.per_query[query_id]
+        found[name, query_id] = f"{number:.0f}" if name.startswith("num_") else f"{number:.4f}"
     assert found == expected
     assert len(found) == count
 
@@ -102,3 +103,29 @@ def test_published_rerankers_on_trec_dl_2019(shared_collection: SharedCollection
         run = read_run(folder / "runs-rankllm" / f"{name}.run.gz")
         results = evaluate(qrels, run, ["nDCG@10", "AP(rel=2)", "RR(rel=2)"]).measures
         assert [f"{result.value:.4f}" for result in results.values()] == expected
+
+
+def test_presets_give_the_official_figures(shared_collection: SharedCollection) -> None:
+    folder = shared_collection("trec-dl-2019")
+    qrels = read_qrels(folder / "qrels.txt")
+    header, first, *_ = (folder / "runs-rankllm" / "SCORES.tsv").read_text().splitlines()
+    expected = dict(zip(header.split("\t"), first.split("\t"), strict=True))
+    run = read_run(folder / "runs-rankllm" / f"{expected['run']}.run.gz")
+    trec_dl = preset("trec-dl")
+    measures = evaluate(qrels, run, trec_dl.measures, trec_dl.policy).measures
+    found = {name: f"{result.value:.4f}" for name, result in measures.items()}
+    assert found["nDCG@10"] == expected["ndcg_cut_10"]
+    assert found["AP(rel=2)"] == expected["map_rel2"]
+    assert found["RR(rel=2)"] == expected["recip_rank_rel2"]
+
+
+def test_ap_at_100_is_trec_evals_depth_of_100(shared_collection: SharedCollection) -> None:
+    folder = shared_collection("trec_eval-testdata")
+    qrels, run = read_qrels(folder / "qrels.rel_level"), read_run(folder / "results.test")
+    names = ["AP(rel=2)@100", "RR(rel=2)@100"]
+    cut = evaluate(qrels, run, names).measures
+    deep = evaluate(qrels, run, ["AP(rel=2)", "RR(rel=2)"], Policy(depth=100)).measures
+    assert [result.per_query for result in cut.values()] == [
+        pytest.approx(result.per_query, abs=1e-15) for result in deep.values()
+    ]
+    assert set(names) < set(preset("trec-dl-v2").measures)

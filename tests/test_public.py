@@ -2,6 +2,7 @@ import inspect
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +32,7 @@ HEAVY = (
     "pydantic",
     "rich",
 )
+EVAL = Path(ranklens.__file__).parent / "eval"
 
 
 def test_the_public_names_are_these_and_sorted() -> None:
@@ -63,6 +65,30 @@ def test_the_version_is_a_release() -> None:
 @pytest.mark.parametrize("module", ["ranklens", "ranklens.cli.main"])
 def test_importing_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_evaluation_loads_neither_torch_nor_numba() -> None:
+    modules = sorted(
+        path.relative_to(EVAL.parent).with_suffix("").as_posix().replace("/", ".")
+        for path in EVAL.rglob("*.py")
+        if path.name != "__init__.py"
+    )
+    assert "eval.measures" in modules
+    code = "\n".join(
+        [
+            "import importlib, sys",
+            *(f"importlib.import_module('ranklens.{module}')" for module in modules),
+            "from ranklens import Judgement, Qrels, Run, ScoredDoc, evaluate",
+            "run = Run({'q': [ScoredDoc('d', 1.0)]})",
+            "evaluate(Qrels([Judgement('q', 'd', 1)]), run, ['AP', 'RBP'])",
+            "heavy = ('torch', 'numba', 'ranx', 'pandas', 'scipy')",
+            "print([m for m in heavy if m in sys.modules])",
+        ]
+    )
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
     )
