@@ -63,8 +63,8 @@ def test_what_prompts_begin_with_is_computed_once(tiny_model: Callable[..., Path
     )
     given = prompts(40)
     lm.next_log_probs(given, TOKENS, batch=6)
-    lm.next_log_probs(given, TOKENS, batch=6)
-    assert seen == [(1, 40), (6, 90), (6, 90)]
+    lm.next_log_probs(given, TOKENS, batch=2)
+    assert seen == [(1, 40), (1, 90), (1, 50), (4, 17), (1, 90), (1, 50), (2, 17), (2, 3)]
 
 
 def test_rotations_by_the_longest_prompt_are_not_shared(tiny_model: Callable[..., Path]) -> None:
