@@ -110,7 +110,7 @@ class CausalLM:
 
         result = np.empty((len(prompts), len(tokens)))
         wanted = torch.tensor(list(tokens), device=self.model.device)
-        shared = _common(prompts) if len(prompts) > 1 and not self._alone else 0
+        shared = self._shared(prompts)
         for rows in self._batches(prompts, batch):
             logits = self._last_logits([prompts[row] for row in rows], shared)
             found = torch.log_softmax(logits, dim=-1)[:, wanted]
@@ -170,6 +170,18 @@ class CausalLM:
                 logits_to_keep=torch.tensor(ends, device=device),
             ).logits
         return logits[list(range(len(prompts))), columns].float()
+
+    def _shared(self, prompts: Sequence[Sequence[int]]) -> int:
+        """Return how many tokens that all prompts begin with are to be computed once."""
+        if len(prompts) < 2 or self._alone:
+            return 0
+        common = _common(prompts)
+        if self._opening is not None:
+            # What is there is better than a little more.
+            held = len(self._opening[0])
+            if held <= common < held + _WORTH and tuple(prompts[0][:held]) == self._opening[0]:
+                return held
+        return common
 
     def _opened(self, opening: Sequence[int], copies: int) -> Any:
         """Return the cache of what several prompts begin with; None where it cannot be shared."""

@@ -10,8 +10,8 @@ from ranklens.eval.judge.prompt import JudgePrompt
 from ranklens.eval.judge.verdict import Call, Pair, Verdict
 
 _BATCH = {"cpu": 8, "cuda": 32}
-# Batches whose pairs are sorted by length together, and kept or lost together.
-_SORTED = 4
+# Batches whose pairs are sorted by length together: a batch takes as long as its longest.
+_SORTED = 8
 
 
 class LocalJudge:
@@ -42,15 +42,17 @@ class LocalJudge:
         self._grades = list(prompt.labels.values())
 
     def judge(self, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Verdict]]:
-        """Yield every pair with its verdict, some batches at a time, in the order given."""
+        """Yield every pair with its verdict, a batch at a time, in about the order given."""
         batch = _BATCH.get(self.lm.placement.device.partition(":")[0], 8)
         for start in range(0, len(pairs), _SORTED * batch):
-            some = pairs[start : start + _SORTED * batch]
-            yield from zip(some, self._verdicts(some, batch), strict=True)
+            near = sorted(pairs[start : start + _SORTED * batch], key=_length)
+            for first in range(0, len(near), batch):
+                some = near[first : first + batch]
+                yield from zip(some, self._verdicts(some), strict=True)
 
-    def _verdicts(self, pairs: Sequence[Pair], batch: int) -> list[Verdict]:
+    def _verdicts(self, pairs: Sequence[Pair]) -> list[Verdict]:
         # Call by call, since the prompts of one call begin with the same words.
-        asked = [self._calls(name, pairs, batch) for name in self.prompt.calls]
+        asked = [self._calls(name, pairs) for name in self.prompt.calls]
         return [
             Verdict(
                 tuple(call for call, _, _ in answers),
@@ -61,7 +63,7 @@ class LocalJudge:
             for answers in zip(*asked, strict=True)
         ]
 
-    def _calls(self, name: str, pairs: Sequence[Pair], batch: int) -> list[tuple[Call, int, int]]:
+    def _calls(self, name: str, pairs: Sequence[Pair]) -> list[tuple[Call, int, int]]:
         """Return the answer to one call on every pair, its tokens and those cut."""
         import numpy as np
 
@@ -74,7 +76,7 @@ class LocalJudge:
             for pair in pairs
         ]
         prompts = [[*one.ids, *self._begun] for one in encoded]
-        logs = self.lm.next_log_probs(prompts, self._tokens, batch=batch)
+        logs = self.lm.next_log_probs(prompts, self._tokens, batch=len(pairs))
         found = np.exp(logs)
         shares = np.exp(logs - np.logaddexp.reduce(logs, axis=1, keepdims=True))
         return [
@@ -90,3 +92,7 @@ class LocalJudge:
             )
             for row, one in enumerate(encoded)
         ]
+
+
+def _length(pair: Pair) -> int:
+    return len(pair.query) + len(pair.passage)
