@@ -90,7 +90,7 @@ def test_a_text_changes_nothing_around_it(tokenizer: Any, text: str) -> None:
     assert found[: len(before)] == before
     assert found[len(found) - len(after) :] == after
     inside = found[len(before) : len(found) - len(after)]
-    control = set(tokenizer.all_special_ids)
+    control = set(tokenizer.added_tokens_decoder)
     assert not control & set(inside)
     expected = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     assert tokenizer.decode(inside, clean_up_tokenization_spaces=False) == expected
