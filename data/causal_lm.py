@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _BY_LENGTH = ("longrope", "dynamic")
 # Tokens that prompts have to begin with in common to have them computed once.
 _WORTH = 32
+# Tokens by which the prompts of a batch may differ in length, if an eighth is not more.
+_FILLED = 24
 
 
 class CausalLM:
@@ -108,8 +110,9 @@ class CausalLM:
 
         result = np.empty((len(prompts), len(tokens)))
         wanted = torch.tensor(list(tokens), device=self.model.device)
+        shared = self._shared(prompts)
         for rows in self._batches(prompts, batch):
-            logits = self._last_logits([prompts[row] for row in rows])
+            logits = self._last_logits([prompts[row] for row in rows], shared)
             found = torch.log_softmax(logits, dim=-1)[:, wanted]
             if bool(found.isnan().any()):
                 raise NumericalError(
@@ -132,15 +135,25 @@ class CausalLM:
     def _batches(self, prompts: Sequence[Sequence[int]], batch: int) -> Iterator[list[int]]:
         """Yield the numbers of prompts of similar length, the longest first."""
         order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
-        size = 1 if self._alone else batch
-        for start in range(0, len(order), size):
-            yield order[start : start + size]
+        rows: list[int] = []
+        for row in order:
+            if rows:
+                longest = len(prompts[rows[0]])
+                far = longest - len(prompts[row]) > max(_FILLED, longest // 8)
+                if far or self._alone or len(rows) == batch:
+                    yield rows
+                    rows = []
+            rows.append(row)
+        if rows:
+            yield rows
 
-    def _last_logits(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Return the logits [prompts, vocabulary] behind each prompt's last token, in fp32."""
+    def _last_logits(self, prompts: Sequence[Sequence[int]], shared: int) -> torch.Tensor:
+        """Return the logits [prompts, vocabulary] behind each prompt's last token, in fp32.
+
+        ``shared``: how many tokens all prompts begin with in common.
+        """
         import torch
 
-        shared = _common(prompts) if len(prompts) > 1 else 0
         cache = self._opened(prompts[0][:shared], len(prompts)) if shared >= _WORTH else None
         rests = prompts if cache is None else [ids[shared:] for ids in prompts]
         longest = max(map(len, rests))
@@ -157,6 +170,18 @@ class CausalLM:
                 logits_to_keep=torch.tensor(ends, device=device),
             ).logits
         return logits[list(range(len(prompts))), columns].float()
+
+    def _shared(self, prompts: Sequence[Sequence[int]]) -> int:
+        """Return how many tokens that all prompts begin with are to be computed once."""
+        if len(prompts) < 2 or self._alone:
+            return 0
+        common = _common(prompts)
+        if self._opening is not None:
+            # What is there is better than a little more.
+            held = len(self._opening[0])
+            if held <= common < held + _WORTH and tuple(prompts[0][:held]) == self._opening[0]:
+                return held
+        return common
 
     def _opened(self, opening: Sequence[int], copies: int) -> Any:
         """Return the cache of what several prompts begin with; None where it cannot be shared."""

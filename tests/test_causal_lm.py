@@ -63,8 +63,8 @@ def test_what_prompts_begin_with_is_computed_once(tiny_model: Callable[..., Path
     )
     given = prompts(40)
     lm.next_log_probs(given, TOKENS, batch=6)
-    lm.next_log_probs(given, TOKENS, batch=6)
-    assert seen == [(1, 40), (6, 90), (6, 90)]
+    lm.next_log_probs(given, TOKENS, batch=2)
+    assert seen == [(1, 40), (1, 90), (1, 50), (4, 17), (1, 90), (1, 50), (2, 17), (2, 3)]
 
 
 def test_rotations_by_the_longest_prompt_are_not_shared(tiny_model: Callable[..., Path]) -> None:
@@ -72,8 +72,10 @@ def test_rotations_by_the_longest_prompt_are_not_shared(tiny_model: Callable[...
         "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 32,
         "short_factor": [1.0] * 4, "long_factor": [9.0] * 4, "factor": 128.0,
     }  # fmt: skip
-    lm = CausalLM.load(str(tiny_model("phi3", rope_parameters=rope, pad_token_id=0)), device="cpu")
-    given = prompts(0)
+    changes = {"rope_parameters": rope, "original_max_position_embeddings": 32, "pad_token_id": 0}
+    lm = CausalLM.load(str(tiny_model("phi3", **changes)), device="cpu")
+    # On both sides of 32, and close enough for one batch.
+    given = [ids[:length] for ids, length in zip(prompts(40), (28, 36, 31, 40), strict=False)]
     wanted = np.stack([expected(lm, ids) for ids in given])
     np.testing.assert_allclose(lm.next_log_probs(given, TOKENS), wanted, rtol=1e-5, atol=1e-5)
 

@@ -90,7 +90,7 @@ def test_a_text_changes_nothing_around_it(tokenizer: Any, text: str) -> None:
     assert found[: len(before)] == before
     assert found[len(found) - len(after) :] == after
     inside = found[len(before) : len(found) - len(after)]
-    control = set(tokenizer.all_special_ids)
+    control = set(tokenizer.added_tokens_decoder)
     assert not control & set(inside)
     expected = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     assert tokenizer.decode(inside, clean_up_tokenization_spaces=False) == expected
@@ -166,7 +166,7 @@ def test_only_what_may_be_cut_is_cut(tokenizer: Any) -> None:
 def test_several_passages_share_the_room(tokenizer: Any) -> None:
     chat = Chat(tokenizer)
     long, short = "x y " * 100, "z"
-    parts = [Text(long, "end"), "\n", Text(short, "end"), "\n", Text(long, "end")]
+    parts: list[str | Text] = [Text(long, "end"), "\n", Text(short, "end"), "\n", Text(long, "end")]
     whole = chat.encode([user(*parts)], ROOM)
     found = chat.encode([user(*parts)], len(whole.ids) - 100)
     assert found.tokens_cut == (50, 0, 50)

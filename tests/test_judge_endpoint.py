@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from judge_server import JudgeServer, Reply, completion, failure
+from tests.judge_server import JudgeServer, Reply, completion, failure
 
 from ranklens.data.errors import (
     InvalidInputError,

@@ -10,6 +10,8 @@ from ranklens.eval.judge.prompt import JudgePrompt
 from ranklens.eval.judge.verdict import Call, Pair, Verdict
 
 _BATCH = {"cpu": 8, "cuda": 32}
+# Batches whose pairs are sorted by length together: a batch takes as long as its longest.
+_SORTED = 8
 
 
 class LocalJudge:
@@ -40,16 +42,31 @@ class LocalJudge:
         self._grades = list(prompt.labels.values())
 
     def judge(self, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Verdict]]:
-        """Yield every pair with its verdict, a batch at a time, in the order given."""
-        size = _BATCH.get(self.lm.placement.device.partition(":")[0], 8)
-        for start in range(0, len(pairs), size):
-            some = pairs[start : start + size]
-            yield from zip(some, self._verdicts(some), strict=True)
+        """Yield every pair with its verdict, a batch at a time, in about the order given."""
+        batch = _BATCH.get(self.lm.placement.device.partition(":")[0], 8)
+        for start in range(0, len(pairs), _SORTED * batch):
+            near = sorted(pairs[start : start + _SORTED * batch], key=_length)
+            for first in range(0, len(near), batch):
+                some = near[first : first + batch]
+                yield from zip(some, self._verdicts(some), strict=True)
 
     def _verdicts(self, pairs: Sequence[Pair]) -> list[Verdict]:
+        # Call by call, since the prompts of one call begin with the same words.
+        asked = [self._calls(name, pairs) for name in self.prompt.calls]
+        return [
+            Verdict(
+                tuple(call for call, _, _ in answers),
+                tokens_in=sum(tokens for _, tokens, _ in answers),
+                tokens_out=len(answers),
+                tokens_cut=max(cut for _, _, cut in answers),
+            )
+            for answers in zip(*asked, strict=True)
+        ]
+
+    def _calls(self, name: str, pairs: Sequence[Pair]) -> list[tuple[Call, int, int]]:
+        """Return the answer to one call on every pair, its tokens and those cut."""
         import numpy as np
 
-        names = self.prompt.calls
         encoded = [
             self.lm.encode(
                 self.prompt.turns(name, pair.query, pair.passage),
@@ -57,25 +74,25 @@ class LocalJudge:
                 reserve=len(self._begun) + 1,
             )
             for pair in pairs
-            for name in names
         ]
         prompts = [[*one.ids, *self._begun] for one in encoded]
         logs = self.lm.next_log_probs(prompts, self._tokens, batch=len(pairs))
         found = np.exp(logs)
         shares = np.exp(logs - np.logaddexp.reduce(logs, axis=1, keepdims=True))
-        verdicts = []
-        for first in range(0, len(prompts), len(names)):
-            rows = range(first, first + len(names))
-            calls = tuple(
+        return [
+            (
                 Call(
                     name,
                     self._grades[int(np.argmax(logs[row]))],
                     probabilities=tuple(map(float, shares[row])),
                     mass=float(found[row].sum()),
-                )
-                for name, row in zip(names, rows, strict=True)
+                ),
+                len(prompts[row]),
+                sum(one.tokens_cut),
             )
-            tokens = sum(len(prompts[row]) for row in rows)
-            cut = max(sum(encoded[row].tokens_cut) for row in rows)
-            verdicts.append(Verdict(calls, tokens, len(names), cut))
-        return verdicts
+            for row, one in enumerate(encoded)
+        ]
+
+
+def _length(pair: Pair) -> int:
+    return len(pair.query) + len(pair.passage)
