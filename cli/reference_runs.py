@@ -23,7 +23,7 @@ from ranklens.data.load import load_collection
 from ranklens.data.models import resolve
 from ranklens.data.runs import Run
 from ranklens.eval.measures import evaluate
-from ranklens.eval.reference import Comparison, ReferenceRow, ReferenceSet, compare
+from ranklens.eval.reference import ReferenceRow, ReferenceSet, Reproduced, reproduced
 
 DEPTH = 1000
 """Documents a query, as the published runs have."""
@@ -38,7 +38,7 @@ class Outcome:
 
     row: ReferenceRow
     status: str
-    comparisons: tuple[Comparison, ...] = ()
+    comparisons: tuple[Reproduced, ...] = ()
     reason: str = ""
 
     @property
@@ -67,7 +67,7 @@ def reproduce_row(row: ReferenceRow, folders: Path | None) -> Outcome:
     except (RanklensError, OSError, RuntimeError, MemoryError) as error:
         # One row that fails does not take the others with it.
         return Outcome(row, "failed", reason=str(error) or type(error).__name__)
-    comparisons = tuple(compare(row, {name: found.value for name, found in measured.items()}))
+    comparisons = tuple(reproduced(row, {name: found.value for name, found in measured.items()}))
     return Outcome(row, "OK" if all(c.ok for c in comparisons) else "off", comparisons)
 
 

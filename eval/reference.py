@@ -53,7 +53,7 @@ class ReferenceRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class Reproduced:
     """A measured value beside the published one."""
 
     measure: str
@@ -72,10 +72,10 @@ class Comparison:
         return abs(self.difference) <= self.tolerance + _ROUNDING
 
 
-def compare(row: ReferenceRow, measured: Mapping[str, float]) -> list[Comparison]:
+def reproduced(row: ReferenceRow, measured: Mapping[str, float]) -> list[Reproduced]:
     """Return a row's measures beside what was measured, which must have each of them."""
     return [
-        Comparison(measure, measured[measure], value, row.tolerance)
+        Reproduced(measure, measured[measure], value, row.tolerance)
         for measure, value in row.expected.items()
     ]
 

@@ -11,12 +11,12 @@ import ranklens
 CLASSES = {
     "AttentionReranker", "BM25Retriever", "Collection", "DenseRetriever", "Document",
     "DocumentCache", "EmbeddingFilter", "Encoder", "Fusion", "HybridRetriever", "Judgement",
-    "LuceneRetriever", "PassageRetriever", "Passages", "Profile", "Qrels", "Query",
+    "LuceneRetriever", "PassageRetriever", "Passages", "Policy", "Profile", "Qrels", "Query",
     "RankedDocument", "Ranking", "RanklensError", "Reranker", "Retriever", "Run", "ScoredDoc",
 }  # fmt: skip
 FUNCTIONS = {
-    "evaluate", "load_collection", "load_profile", "open_index", "read_qrels", "read_run",
-    "write_run",
+    "compare", "evaluate", "label_agreement", "load_collection", "load_profile", "open_index",
+    "practical_udcg", "rank_agreement", "read_qrels", "read_run", "write_run",
 }  # fmt: skip
 HEAVY = (
     "faiss",

@@ -26,7 +26,12 @@ if TYPE_CHECKING:
     from ranklens.data.runs import Run as Run
     from ranklens.data.runs import read_run as read_run
     from ranklens.data.runs import write_run as write_run
+    from ranklens.eval.agree.labels import label_agreement as label_agreement
+    from ranklens.eval.agree.rankings import rank_agreement as rank_agreement
+    from ranklens.eval.comparison import compare as compare
     from ranklens.eval.measures import evaluate as evaluate
+    from ranklens.eval.policy import Policy as Policy
+    from ranklens.eval.udcg.practical import practical_udcg as practical_udcg
     from ranklens.rerank.attention_reranker import AttentionReranker as AttentionReranker
     from ranklens.rerank.base import RankedDocument as RankedDocument
     from ranklens.rerank.base import Ranking as Ranking
@@ -55,7 +60,12 @@ _MODULES = {
     "ranklens.data.qrels": ("Qrels", "read_qrels"),
     "ranklens.data.records": ("Document", "Judgement", "Query", "ScoredDoc"),
     "ranklens.data.runs": ("Run", "read_run", "write_run"),
+    "ranklens.eval.agree.labels": ("label_agreement",),
+    "ranklens.eval.agree.rankings": ("rank_agreement",),
+    "ranklens.eval.comparison": ("compare",),
     "ranklens.eval.measures": ("evaluate",),
+    "ranklens.eval.policy": ("Policy",),
+    "ranklens.eval.udcg.practical": ("practical_udcg",),
     "ranklens.rerank.attention_reranker": ("AttentionReranker",),
     "ranklens.rerank.base": ("RankedDocument", "Ranking", "Reranker"),
     "ranklens.rerank.kv.cache": ("DocumentCache",),
