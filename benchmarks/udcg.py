@@ -211,7 +211,7 @@ def _mean(values: Sequence[float]) -> float:
 
 def _shown(arguments: argparse.Namespace) -> list[str]:
     return [
-        Path(arguments.file).name,
+        arguments.file,
         f"--questions {arguments.questions} --depth {arguments.depth} --model {arguments.model}",
     ]
 

@@ -19,7 +19,7 @@ def blocks(text: str, marker: str) -> list[str]:
 
 @pytest.mark.model
 def test_the_python_examples_print_what_they_show(capsys: pytest.CaptureFixture[str]) -> None:
-    for marker in ("example", "retrieval example"):
+    for marker in ("example", "retrieval example", "evaluation example"):
         code, output, *_ = blocks(README.read_text(encoding="utf-8"), marker)
         exec(compile(code, "README.md", "exec"), {})
         assert capsys.readouterr().out == output
