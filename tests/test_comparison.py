@@ -246,7 +246,8 @@ def test_largest_wins_and_losses() -> None:
 @pytest.mark.parametrize(
     ("measure", "k"),
     [("nDCG@20", 20), ("AP(rel=2)", 10), ("P(rel=2)@5", 5),
-     ("ndcg_cut_20", 20), ("P_5(rel=2)", 5), ("WSS@95", 10), ("IPrec@0.1", 10)],
+     ("ndcg_cut_20", 20), ("P_5(rel=2)", 5), ("WSS@95", 10), ("IPrec@0.1", 10),
+     ("iprec_at_recall_1", 10), ("Rprec_mult_2", 10)],
 )  # fmt: skip
 def test_the_cutoff_of_a_measure(measure: str, k: int) -> None:
     assert cutoff(measure) == k
