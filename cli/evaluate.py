@@ -232,6 +232,7 @@ def _check_same_queries(path: Path, evaluation: Evaluation, first: Evaluation) -
 
 
 def _print_as_trec_eval(result: _Result, per_query: bool) -> None:
+    from ranklens.cli.escape import printable
     from ranklens.cli.output import print_text
     from ranklens.eval.measure_names import parse_measure
 
@@ -241,14 +242,14 @@ def _print_as_trec_eval(result: _Result, per_query: bool) -> None:
     def line(position: int, query_id: str, value: float) -> str:
         measure = parsed[position]
         digits = 0 if measure.aggregate == "sum" else 4
-        return f"{measure.trec or measure.name:<22}\t{query_id}\t{value:.{digits}f}"
+        return f"{measure.trec or measure.name:<22}\t{printable(query_id)}\t{value:.{digits}f}"
 
     rows = list(evaluation.measures.values())
     if per_query:
         for query_id in rows[0].per_query:
             for position, row in enumerate(rows):
                 print_text(line(position, query_id, row.per_query[query_id]))
-    print_text(f"{'runid':<22}\tall\t{result.tag}")
+    print_text(f"{'runid':<22}\tall\t{printable(result.tag)}")
     for position, row in enumerate(rows):
         print_text(line(position, "all", row.value))
 

@@ -281,6 +281,18 @@ def test_trec_evals_layout(call: Call, collection: Path) -> None:
     assert len(lines.splitlines()) == 4 * 4 + 5
 
 
+def test_a_terminal_cannot_be_steered_by_ids_tags_or_file_names(call: Call, tmp_path: Path) -> None:
+    qrels, run = tmp_path / "qrels.txt", tmp_path / "a\x1b[2J.run"
+    qrels.write_text("\x1b[31m 0 d 1\nother 0 d 1\n")
+    run.write_text("\x1b[31m Q0 d 1 1 \x1b[32m\n")
+    for options in ([], ["--trec-eval"]):
+        done = call("evaluate", qrels, run, "-m", "AP", "--per-query", *options)
+        assert done.returncode == 0
+        assert r"\x1b[31m" in done.stdout
+        assert r"a\x1b[2J.run: 1 of 2 judged queries are missing" in done.stderr
+        assert "\x1b" not in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
