@@ -98,8 +98,10 @@ def compare(
     base = _baseline(baseline, runs, labels)
     if queries is not None and base is None:
         raise UsageError("--queries of more than two runs needs --baseline RUN")
-    official = measure_presets.preset(preset) if preset else None
-    chosen = parse_policy(policy) if policy else official.policy if official else DEFAULT
+    official = measure_presets.preset(preset) if preset is not None else None
+    chosen = official.policy if official else DEFAULT
+    if policy is not None:
+        chosen = parse_policy(policy)
     judged, _, notes = load_qrels(qrels)
     loaded = {label: read_run(path) for label, path in zip(labels, runs, strict=True)}
     comparison = compare_runs(

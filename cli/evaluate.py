@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ranklens.cli import options
-from ranklens.data.errors import MissingResourceError, UsageError
+from ranklens.data.errors import InvalidInputError, MissingResourceError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ranklens.data.qrels import Qrels
+    from ranklens.data.runs import Run
     from ranklens.eval.measures import Evaluation
     from ranklens.eval.policy import Policy
 
@@ -76,25 +77,32 @@ def evaluate(
     from ranklens.data.runs import read_run
     from ranklens.eval import measure_presets
     from ranklens.eval.measures import default_measures
-    from ranklens.eval.measures import evaluate as evaluate_run
     from ranklens.eval.policy import DEFAULT, parse_policy
 
     if depth is not None and first_stage is None:
         raise UsageError("--depth is about the ceiling of --first-stage; give that too")
     if trec_eval and (as_json or residuals or first_stage):
         raise UsageError("--trec-eval does not go with --json, --residuals or --first-stage")
-    official = measure_presets.preset(preset) if preset else None
-    chosen = parse_policy(policy) if policy else official.policy if official else DEFAULT
+    official = measure_presets.preset(preset) if preset is not None else None
+    chosen = official.policy if official else DEFAULT
+    if policy is not None:
+        chosen = parse_policy(policy)
     judged, level, notes = load_qrels(qrels)
     measures = list(dict.fromkeys([*(official.measures if official else ()), *(measure or ())]))
     measures = measures or default_measures(level)
-    before = _first_stage(judged, first_stage, depth, measures, chosen) if first_stage else None
     results, warnings = [], [*notes]
+    before = None
+    if first_stage:
+        before, ceiling = _first_stage(judged, first_stage, depth, measures, chosen)
+        warnings += (f"{first_stage}: {text}" for text in before.warnings)
     for path in runs:
         run = read_run(path)
-        evaluation = evaluate_run(judged, run, measures, chosen)
-        warnings += (f"{path}: {text}" for text in evaluation.warnings)
-        beside = dict(before or {})
+        evaluation = _evaluated(path, judged, run, measures, chosen)
+        warnings += (f"{path}: {text}" for text in evaluation.warnings if path != first_stage)
+        beside: dict[str, Mapping[str, float | None]] = {}
+        if before is not None:
+            _check_same_queries(path, evaluation, before)
+            beside = {"first_stage": _values(before), "ceiling": ceiling}
         if residuals:
             from ranklens.eval.residuals import upper_bounds
 
@@ -170,34 +178,61 @@ class _Result:
         }
 
 
+def _evaluated(
+    path: Path, qrels: Qrels, run: Run, measures: Sequence[str], policy: Policy
+) -> Evaluation:
+    from ranklens.eval.measures import evaluate as evaluate_run
+
+    try:
+        return evaluate_run(qrels, run, measures, policy)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{path}: {error}") from None
+
+
+def _values(evaluation: Evaluation) -> dict[str, float | None]:
+    return {name: result.value for name, result in evaluation.measures.items()}
+
+
 def _first_stage(
     qrels: Qrels, path: Path, depth: int | None, measures: Sequence[str], policy: Policy
-) -> dict[str, dict[str, float | None]]:
-    """Return the values of the first stage, and of its first ``depth`` documents best first."""
+) -> tuple[Evaluation, dict[str, float | None]]:
+    """Return the first stage, and the values of its first ``depth`` documents best first."""
+    from dataclasses import replace
+
     from ranklens.data.records import ScoredDoc
     from ranklens.data.runs import Run, read_run
     from ranklens.eval.ceiling import ceiling_run
     from ranklens.eval.measures import Rankings
-    from ranklens.eval.measures import evaluate as evaluate_run
 
     first = read_run(path)
-    values = evaluate_run(qrels, first, measures, policy).measures
+    evaluation = _evaluated(path, qrels, first, measures, policy)
+    # A reranker sees what the policy takes out of its result.
+    whole = replace(policy, depth=None, unjudged="zero", self_documents="keep")
     ordered = Run(
         {
             query_id: [ScoredDoc(doc_id, -float(rank)) for rank, doc_id in enumerate(order)]
-            for query_id, order in Rankings(qrels, first, policy).order().items()
+            for query_id, order in Rankings(qrels, first, whole).order().items()
         },
         first.tag,
     )
     longest = max(map(len, ordered.values()))
-    best = evaluate_run(qrels, ceiling_run(ordered, qrels, depth or longest), measures, policy)
-    return {
-        "first_stage": {name: result.value for name, result in values.items()},
-        "ceiling": {name: result.value for name, result in best.measures.items()},
-    }
+    best = ceiling_run(ordered, qrels, depth or longest)
+    return evaluation, _values(_evaluated(path, qrels, best, measures, policy))
+
+
+def _check_same_queries(path: Path, evaluation: Evaluation, first: Evaluation) -> None:
+    """Raise InvalidInputError where means cannot be subtracted, being of other queries."""
+    one, other = (set(next(iter(e.measures.values())).per_query) for e in (evaluation, first))
+    if one != other:
+        raise InvalidInputError(
+            f"{path} and the first stage do not have the same judged queries (only one has "
+            f"{min(one ^ other)!r}): with missing=skip their means are of other queries; take "
+            "missing=zero, or `ranklens compare`"
+        )
 
 
 def _print_as_trec_eval(result: _Result, per_query: bool) -> None:
+    from ranklens.cli.escape import printable
     from ranklens.cli.output import print_text
     from ranklens.eval.measure_names import parse_measure
 
@@ -207,14 +242,14 @@ def _print_as_trec_eval(result: _Result, per_query: bool) -> None:
     def line(position: int, query_id: str, value: float) -> str:
         measure = parsed[position]
         digits = 0 if measure.aggregate == "sum" else 4
-        return f"{measure.trec or measure.name:<22}\t{query_id}\t{value:.{digits}f}"
+        return f"{measure.trec or measure.name:<22}\t{printable(query_id)}\t{value:.{digits}f}"
 
     rows = list(evaluation.measures.values())
     if per_query:
         for query_id in rows[0].per_query:
             for position, row in enumerate(rows):
                 print_text(line(position, query_id, row.per_query[query_id]))
-    print_text(f"{'runid':<22}\tall\t{result.tag}")
+    print_text(f"{'runid':<22}\tall\t{printable(result.tag)}")
     for position, row in enumerate(rows):
         print_text(line(position, "all", row.value))
 
@@ -224,6 +259,7 @@ _COLUMNS = {"first_stage": "first stage", "ceiling": "ceiling", "upper": "at mos
 
 def _print(results: list[_Result], measures: list[str], per_query: bool) -> None:
     from ranklens.cli.output import print_table
+    from ranklens.eval.measure_names import parse_measure
 
     if per_query:
         for result in results:
@@ -235,6 +271,9 @@ def _print(results: list[_Result], measures: list[str], per_query: bool) -> None
             print_table(str(result.path), ["query", *measures], rows)
     # A row per measure and run: runs stand under each other, and 80 columns are enough.
     columns = list(results[0].beside)
+    # Counts are added up, and trec_eval's gm_ measures are geometric means.
+    plain = all(parse_measure(name).aggregate == "mean" for name in measures)
+    mean = "mean" if plain else "value"
     rows = []
     for name in measures:
         for result in results:
@@ -250,8 +289,8 @@ def _print(results: list[_Result], measures: list[str], per_query: bool) -> None
     counts = sorted({result.evaluation.queries for result in results})
     print_table(
         f"{' to '.join(map(str, dict.fromkeys([counts[0], counts[-1]])))} judged queries, "
-        f"mean and 95% interval ({results[0].evaluation.policy})",
-        ["measure", "run", "mean", "95% CI", *(_COLUMNS.get(name, name) for name in columns)],
+        f"{mean} and 95% interval ({results[0].evaluation.policy})",
+        ["measure", "run", mean, "95% CI", *(_COLUMNS.get(name, name) for name in columns)],
         rows,
         text_columns=2,
     )

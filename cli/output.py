@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ranklens.cli.escape import printable
 from ranklens.data.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def note(message: str) -> None:
     """Tell the user something on standard error; work goes on when nobody reads it any more."""
     with contextlib.suppress(BrokenPipeError):
-        sys.stderr.write(message + "\n")
+        sys.stderr.write(_harmless(message) + "\n")
         sys.stderr.flush()
 
 
@@ -80,14 +81,22 @@ def print_table(
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE)
+    def cell(text: str) -> str:
+        return escape(_harmless(text))
+
+    table = Table(title=cell(title), title_justify="left", title_style="bold", box=box.SIMPLE)
     for position, column in enumerate(columns):
         numeric = position >= text_columns
         # Where it is too narrow, cells break: cut off, a number would look like another one.
-        table.add_column(escape(column), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(cell(column), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*map(cell, row))
     _console().print(table)
+
+
+def _harmless(text: str) -> str:
+    """Return a text, its line breaks kept, with nothing a terminal could act on."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def print_styled(text: Text) -> None:

@@ -103,7 +103,7 @@ def read_qrels(path: Path) -> Qrels:
 
 def _read_plain(path: Path) -> Qrels | None:
     """Return the judgements of a TREC file in which everything is as it should be, else None."""
-    if path.suffix.lower() == ".parquet":
+    if path.suffix.lower() == ".parquet" or not path.is_file():
         return None
     grades: dict[str, dict[str, int]] = {}
     try:

@@ -105,6 +105,8 @@ def read_run(path: Path) -> Run:
 
 def _read_plain(path: Path) -> Run | None:
     """Return the run of a file in which everything is as it should be, else None."""
+    if not path.is_file():
+        return None
     columns: dict[str, tuple[list[str], list[float], list[float]]] = {}
     current, line = None, ""
     try:

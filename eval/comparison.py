@@ -17,7 +17,7 @@ from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.qrels import Qrels
 from ranklens.data.runs import Run
 from ranklens.eval.measure_names import parse_measure
-from ranklens.eval.measures import MeasureResult, evaluate
+from ranklens.eval.measures import MeasureResult, coverage_warnings, evaluate
 from ranklens.eval.overlap import Orders, Overlap, overlap, unjudged_at
 from ranklens.eval.policy import DEFAULT, Policy
 from ranklens.eval.stats.corrections import CORRECTIONS, adjust
@@ -107,8 +107,8 @@ def compare(
 
     Raises UsageError for less than two runs, a baseline that is not among them, and an unknown
     measure, test or correction, or a measure that is no mean or is better when lower;
-    InvalidInputError for two runs that have no judged query in
-    common, and where a run cannot be evaluated.
+    InvalidInputError for two runs that have no judged query in common, and where a run cannot be
+    evaluated.
     """
     if len(runs) < 2:
         raise UsageError("a comparison needs two runs or more")
@@ -134,9 +134,19 @@ def compare(
                 f"{run} and {against} have no judged query in common "
                 f"(the one has {answered[run][0]!r}, the other {answered[against][0]!r}, …)"
             )
-    if policy.missing == "skip":
-        qrels = _common(qrels, answered)
     measures = [_checked(name) for name in dict.fromkeys(measures)]
+    warnings = [
+        f"{name}: {text}"
+        for name, run in runs.items()
+        for text in _coverage(name, qrels, run, policy)
+    ]
+    missing = {name: tuple(q for q in qrels if not run.get(q)) for name, run in runs.items()}
+    if policy.missing == "skip":
+        judged, qrels = len(qrels), _common(qrels, answered)
+        if left_out := judged - len(qrels):
+            warnings.append(
+                f"{left_out} of {judged} judged queries are not in all runs and are left out"
+            )
     evaluations = {name: evaluate(qrels, run, measures, policy) for name, run in runs.items()}
     orders = {
         name: {q: policy.order(q, run[q], qrels[q]) for q in qrels if run.get(q)}
@@ -151,7 +161,7 @@ def compare(
         runs={
             name: ComparedRun(
                 evaluation.measures,
-                tuple(q for q in qrels if q not in orders[name]),
+                missing[name],
                 unjudged_at(qrels, orders[name]),
             )
             for name, evaluation in evaluations.items()
@@ -164,7 +174,7 @@ def compare(
         compared=tuple(pairs),
         orders=orders,
         warnings=(
-            *(f"{name}: {text}" for name in names for text in evaluations[name].warnings),
+            *warnings,
             *_too_coarse(test, correction, len(pairs), samples),
         ),
     )
@@ -196,6 +206,13 @@ def _too_coarse(test: str, correction: str, family: int, samples: int) -> list[s
         f"no p-value of {samples:,} samples is below {smallest:.2g}: corrected by {correction} for "
         f"{family} pairs, none can be significant; take the correction tukey, or the test t"
     ]
+
+
+def _coverage(name: str, qrels: Qrels, run: Run, policy: Policy) -> tuple[str, ...]:
+    try:
+        return coverage_warnings(qrels, run, policy)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{name}: {error}") from None
 
 
 def _common(qrels: Qrels, answered: Mapping[str, list[str]]) -> Qrels:

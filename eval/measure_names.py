@@ -21,6 +21,7 @@ from ranklens.eval import screening
 from ranklens.eval.ranked_measures import Ranked
 
 EXAMPLES = "nDCG@10, AP, RR@10, P@5, R@100, Judged@10, AP(rel=2)"
+_NO_CUTOFF = "the measure {!r}: {} must be an integer of at least 1, at most 2147483647"
 Aggregate = Literal["mean", "sum", "geometric"]
 
 
@@ -92,7 +93,7 @@ def _parsed(name: str) -> Any:
     for key in ("cutoff", "rel"):
         value = measure.params.get(key, 1)
         if type(value) is not int or not 1 <= value < 2**31:
-            raise UsageError(f"the measure {name!r}: {key} must be an integer of at least 1")
+            raise UsageError(_NO_CUTOFF.format(name, key))
     return measure
 
 
@@ -238,7 +239,7 @@ _TWINS: dict[str, str | None] = {
 _SHARES = {"iprec_at_recall", "Rprec_mult"}
 _UNLEVELLED = {"ndcg", "ndcg_cut_{}", "num_q", "num_ret"}
 _TREC_NAME = re.compile(
-    r"(?P<base>[0-9]*[A-Za-z]+(?:_[A-Za-z]+)*?)(?:_(?P<param>[0-9]+(?:\.[0-9]+)?))?"
+    r"(?P<base>[0-9]*[A-Za-z]+(?:_[A-Za-z]+)*?)(?:_(?P<param>[0-9]{1,20}(?:\.[0-9]{1,20})?))?"
     r"(?:\(rel=(?P<rel>[1-9][0-9]{0,8})\))?"
 )
 
@@ -255,6 +256,10 @@ def _of_trec_eval(name: str) -> Measure | None:
         return None
     if "." in (param or "") and base not in _SHARES:
         return None
+    if param is not None and base not in _SHARES:
+        if not 1 <= int(param) < 2**31:
+            raise UsageError(_NO_CUTOFF.format(name, "cutoff"))
+        param = str(int(param))
     twin = _TWINS[form]
     if twin is not None:
         if "." not in (param or "") and base == "iprec_at_recall":
@@ -264,11 +269,14 @@ def _of_trec_eval(name: str) -> Measure | None:
             kind = kind.replace("(rel=1)", "").replace("(", f"(rel={rel},")
             twin = (kind if "(" in kind else f"{kind}(rel={rel})") + at + cut
         return replace(parse_measure(twin.format(param)), name=name)
-    if base == "relative_P" and not 1 <= int(param) < 2**31:
-        raise UsageError(f"the measure {name!r}: cutoff must be an integer of at least 1")
+    if base == "Rprec_mult":
+        # trec_eval's name of the value has two decimals, whatever was asked for.
+        param = f"{float(param):.2f}"
+        if float(param) != float(found["param"]) or float(param) >= 1000:
+            raise UsageError(f"the measure {name!r} takes a number below 1000 of two decimals")
     aggregate: Aggregate = "mean"
     if base.startswith("gm_"):
         aggregate = "geometric"
     elif base.startswith("num_"):
         aggregate = "sum"
-    return Measure(name, name.partition("(")[0], rel, aggregate=aggregate)
+    return Measure(name, form.format(param), rel, aggregate=aggregate)

@@ -68,7 +68,7 @@ def evaluate(
     InvalidInputError when run and qrels have no query or no document in common.
     """
     parsed = [parse_measure(name) for name in dict.fromkeys(measures)]
-    warnings = _checked(qrels, run, policy)
+    warnings = coverage_warnings(qrels, run, policy)
     rankings = Rankings(qrels, run, policy)
     values = _of_trec_eval(rankings, [measure for measure in parsed if measure.own is None])
     results = {}
@@ -188,8 +188,11 @@ def _scores(orders: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
     }
 
 
-def _checked(qrels: Qrels, run: Run, policy: Policy) -> tuple[str, ...]:
-    """Return warnings about coverage and ties; raise where nothing matches at all."""
+def coverage_warnings(qrels: Qrels, run: Run, policy: Policy) -> tuple[str, ...]:
+    """Return what to know of a run's queries and ties.
+
+    Raises InvalidInputError when run and qrels have no query or no document in common.
+    """
     missing = [query_id for query_id in qrels if not run.get(query_id)]
     if len(missing) == len(qrels):
         raise InvalidInputError(

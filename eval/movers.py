@@ -55,8 +55,9 @@ class QueryChange:
 def cutoff(measure: str) -> int:
     """Return the k of a measure such as nDCG@20 or ndcg_cut_20; 10 for one that has none."""
     found = re.search(r"[@_](\d+)(\(.*\))?$", measure)
-    # What follows WSS is a share of the relevant documents.
-    return int(found[1]) if found and not measure.startswith("WSS") else TOP
+    # What follows these is a share of the relevant documents.
+    share = measure.startswith(("WSS", "IPrec", "iprec", "Rprec"))
+    return int(found[1]) if found and not share else TOP
 
 
 def query_changes(

@@ -20,12 +20,14 @@ of ``-M`` before ``-J``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any, Literal
 
 from ranklens.data.errors import UsageError
+from ranklens.data.files import shown
 from ranklens.data.records import ScoredDoc
 from ranklens.data.runs import Run, single_precision
 
@@ -61,7 +63,9 @@ class Policy:
             if value not in choices:
                 raise UsageError(f"policy: {name} is {value!r}; choose {' or '.join(choices)}")
         if self.depth is not None and (type(self.depth) is not int or self.depth < 1):
-            raise UsageError(f"policy: depth must be an integer of at least 1, got {self.depth!r}")
+            raise UsageError(
+                f"policy: depth must be an integer of at least 1, got {shown(self.depth)}"
+            )
 
     def __str__(self) -> str:
         """The named policy that this one is or comes from, and what differs."""
@@ -133,9 +137,7 @@ def parse_policy(text: str) -> Policy:
         if key not in _shared(DEFAULT, DEFAULT):
             known = ", ".join(_shared(DEFAULT, DEFAULT))
             raise UsageError(f"policy: {change!r} is no change; give NAME=VALUE of {known}")
-        values[key] = (
-            int(value) if key == "depth" and value.isascii() and value.isdigit() else value
-        )
+        values[key] = int(value) if key == "depth" and _NUMBER.fullmatch(value) else value
     return replace(POLICIES[name], **values)
 
 
@@ -144,6 +146,8 @@ def _shared(one: Policy, other: Policy) -> list[str]:
     return [name for name in names if getattr(one, name) == getattr(other, name)]
 
 
+# int() reads other digits too, and fails at thousands of them.
+_NUMBER = re.compile("[0-9]{1,18}")
 _CHOICES = {
     "scores": ("float32", "float64"),
     "ties": ("docno", "rank"),

@@ -215,6 +215,39 @@ def test_the_first_stage_its_ceiling_and_the_change(call: Call, collection: Path
     assert shallow["P(rel=2)@1"]["ceiling"] == 0.0
     row = next(line for line in call(*arguments).stdout.splitlines() if line.split()[:1] == ["RR"])
     assert row.split()[-3:] == ["0.1250", "0.2500", "+0.1250"]
+    assert "before.run: 3 of 4 judged queries are missing" in call(*arguments).stderr
+
+
+def test_a_policy_cuts_the_ceiling_after_the_reranking(call: Call, collection: Path) -> None:
+    before, after = collection / "before.run", collection / "after.run"
+    before.write_text("q1 Q0 u 1 3 t\nq1 Q0 d8 2 2 t\nq1 Q0 d1 3 1 t\n")
+    after.write_text("q1 Q0 d1 1 3 t\nq1 Q0 d8 2 2 t\nq1 Q0 u 3 1 t\n")
+    for change in ("depth=1", "depth=1,unjudged=removed"):
+        arguments = ["--first-stage", before, "-m", "RR", "--policy", f"trec_eval-9,{change}"]
+        done = call("evaluate", collection, after, *arguments, "--json")
+        found = json.loads(done.stdout)["results"][0]["measures"]["RR"]
+        assert (found["first_stage"], found["value"], found["ceiling"]) == (0, 0.25, 0.25)
+
+
+def test_means_of_other_queries_are_not_subtracted(call: Call, collection: Path) -> None:
+    both, one = collection / "both.run", collection / "one.run"
+    one.write_text("q1 Q0 d0 1 1 t\n")
+    both.write_text(one.read_text() + "q2 Q0 d1 1 1 t\n")
+    arguments = ["evaluate", collection, one, "--policy", "trec_eval-9,missing=skip", "-m", "RR"]
+    done = call(*arguments, "--first-stage", both)
+    assert (done.returncode, done.stdout) == (5, "")
+    assert f"{one} and the first stage do not have the same judged queries" in done.stderr
+    assert "(only one has 'q2')" in done.stderr
+    assert call(*arguments, "--first-stage", one).returncode == 0
+
+
+def test_a_run_of_another_test_set_is_named(call: Call, collection: Path) -> None:
+    run, other = collection / "other.run", collection / "all.run"
+    run.write_text("other Q0 d0 1 1 t\n")
+    for arguments, name in ((["evaluate"], str(run)), (["compare"], "other")):
+        done = call(*arguments, collection, run, other)
+        assert done.returncode == 5
+        assert f"error: {name}: run 't' and the qrels have no query in common" in done.stderr
 
 
 def test_residuals_stand_beside_the_values(call: Call, collection: Path) -> None:
@@ -224,7 +257,10 @@ def test_residuals_stand_beside_the_values(call: Call, collection: Path) -> None
     measures = json.loads(call(*arguments, "--json").stdout)["results"][0]["measures"]
     assert (measures["RR"]["value"], measures["RR"]["upper"]) == (0.125, 0.25)
     assert measures["NumRet"]["upper"] is None
-    assert "at most" in call(*arguments).stdout
+    table = call(*arguments).stdout
+    assert "at most" in table
+    # The number of documents is no mean.
+    assert "mean" not in table
 
 
 def test_trec_evals_layout(call: Call, collection: Path) -> None:
@@ -245,11 +281,25 @@ def test_trec_evals_layout(call: Call, collection: Path) -> None:
     assert len(lines.splitlines()) == 4 * 4 + 5
 
 
+def test_a_terminal_cannot_be_steered_by_ids_tags_or_file_names(call: Call, tmp_path: Path) -> None:
+    qrels, run = tmp_path / "qrels.txt", tmp_path / "a\x1b[2J.run"
+    qrels.write_text("\x1b[31m 0 d 1\nother 0 d 1\n")
+    run.write_text("\x1b[31m Q0 d 1 1 \x1b[32m\n")
+    for options in ([], ["--trec-eval"]):
+        done = call("evaluate", qrels, run, "-m", "AP", "--per-query", *options)
+        assert done.returncode == 0
+        assert r"\x1b[31m" in done.stdout
+        assert r"a\x1b[2J.run: 1 of 2 judged queries are missing" in done.stderr
+        assert "\x1b" not in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
         (["--preset", "trec-deep"], "unknown preset 'trec-deep'; choose trec-dl, trec-dl-v2"),
         (["--policy", "trec_eval-8"], "unknown policy 'trec_eval-8'"),
+        (["--policy", ""], "unknown policy ''"),
+        (["--preset", ""], "unknown preset ''"),
         (["--depth", 5], "--depth is about the ceiling of --first-stage"),
         (["--trec-eval", "--residuals"], "--trec-eval does not go with"),
     ],

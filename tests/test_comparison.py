@@ -152,6 +152,12 @@ def test_missing_queries_count_as_zero_or_are_skipped_in_all_runs() -> None:
     assert skip.queries == 9
     assert skip.pairs[0].effect.difference == pytest.approx(gaps[3:].mean())
     assert skip.runs["all"].measures["nDCG@10"].value == pytest.approx(np.mean(values("fair")[3:]))
+    assert skip.runs["some"].missing == ("q0", "q1", "q2")
+    assert [text for text in skip.warnings if "tied" not in text] == [
+        "some: 3 of 12 judged queries are missing from run 'ranklens' and are left out "
+        "(first: 'q0')",
+        "3 of 12 judged queries are not in all runs and are left out",
+    ]
 
 
 def test_refused() -> None:
@@ -240,7 +246,8 @@ def test_largest_wins_and_losses() -> None:
 @pytest.mark.parametrize(
     ("measure", "k"),
     [("nDCG@20", 20), ("AP(rel=2)", 10), ("P(rel=2)@5", 5),
-     ("ndcg_cut_20", 20), ("P_5(rel=2)", 5), ("WSS@95", 10), ("IPrec@0.1", 10)],
+     ("ndcg_cut_20", 20), ("P_5(rel=2)", 5), ("WSS@95", 10), ("IPrec@0.1", 10),
+     ("iprec_at_recall_1", 10), ("Rprec_mult_2", 10)],
 )  # fmt: skip
 def test_the_cutoff_of_a_measure(measure: str, k: int) -> None:
     assert cutoff(measure) == k

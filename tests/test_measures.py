@@ -204,6 +204,24 @@ RUN = make_run({"q1": {"a": 2.0, "b": 1.0}, "q2": {"x": 2.0, "c": 1.0}})
 
 
 @pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("Rprec_mult_0.2", "Rprec_mult_0.20"),
+        ("Rprec_mult_1", "Rprec_mult_1.00"),
+        ("relative_P_007", "relative_P_7"),
+        ("P_05", "P_5"),
+        ("iprec_at_recall_0.4", "iprec_at_recall_0.40"),
+    ],
+)
+def test_numbers_of_trec_eval_names_may_be_written_otherwise(name: str, plain: str) -> None:
+    run = Run({"1": [ScoredDoc("a", 3.0), ScoredDoc("x", 2.0), ScoredDoc("b", 1.0)]})
+    qrels = Qrels(Judgement("1", doc_id, 1) for doc_id in "abcde")
+    found = evaluate(qrels, run, [name, plain]).measures
+    assert found[name] == found[plain]
+    assert found[name].value > 0
+
+
+@pytest.mark.parametrize(
     ("name", "message"),
     [
         ("ndcg@10", "unknown measure 'ndcg@10'; examples: nDCG@10, AP"),
@@ -231,6 +249,11 @@ RUN = make_run({"q1": {"a": 2.0, "b": 1.0}, "q2": {"x": 2.0, "c": 1.0}})
         # trec_eval's names.
         ("P_0", "cutoff must be an integer of at least 1"),
         ("relative_P_0", "cutoff must be an integer of at least 1"),
+        ("recall_0", "'recall_0': cutoff must be an integer of at least 1"),
+        ("P_2147483648", "'P_2147483648': cutoff must be an integer of at least 1, at most 2147"),
+        ("P_" + "9" * 5000, "unknown measure"),
+        ("Rprec_mult_0.125", "'Rprec_mult_0.125' takes a number below 1000 of two decimals"),
+        ("Rprec_mult_1000", "takes a number below 1000 of two decimals"),
         ("relative_P_1.5", "unknown measure 'relative_P_1.5'"),
         ("ndcg_cut_10(rel=2)", "unknown measure"),
         ("ndcg_cut", "unknown measure"),

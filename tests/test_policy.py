@@ -235,6 +235,8 @@ def test_a_policy_is_read_from_its_own_text(text: str) -> None:
         ("trec_eval-9,missing", "missing is ''; choose zero or skip"),
         ("trec_eval-9,order=id", "'order=id' is no change; give NAME=VALUE of scores, ties"),
         ("trec_eval-9,depth=0", "depth must be an integer of at least 1, got 0"),
+        ("trec_eval-9,depth=" + "9" * 5000, "got '9999"),
+        ("", "unknown policy ''"),
         ("trec_eval-9,depth=ten", "depth must be an integer of at least 1, got 'ten'"),
     ],
 )

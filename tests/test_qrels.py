@@ -1,4 +1,5 @@
 import gzip
+import os
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,16 @@ def test_both_formats_plain_and_packed(tmp_path: Path, text: str, name: str) -> 
     qrels = read_qrels(qrels_file(tmp_path, text, name))
     assert {query_id: dict(grades) for query_id, grades in qrels.items()} == GRADES
     assert repr(qrels) == "Qrels(queries=2, judgements=3)"
+
+
+def test_a_pipe_is_refused_before_anything_is_read() -> None:
+    reader, writer = os.pipe()
+    os.write(writer, TREC.encode())
+    os.close(writer)
+    with pytest.raises(MissingResourceError, match="no such file: /dev/fd/"):
+        read_qrels(Path(f"/dev/fd/{reader}"))
+    with os.fdopen(reader) as stream:
+        assert stream.read()
 
 
 def test_comments_blank_lines_and_a_byte_order_mark_are_skipped(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import gzip
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,16 @@ def test_a_run_is_read_in_score_order_with_comments_skipped(tmp_path: Path, name
     assert run["q1"] == (ScoredDoc("high", 15.0), ScoredDoc("low", -0.2))
     assert list(run) == ["q1", "q2"]
     assert run.tag == "bm25"
+
+
+def test_a_pipe_is_refused_before_anything_is_read() -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"q1 Q0 d 1 7 bm25\n")
+    os.close(writer)
+    with pytest.raises(MissingResourceError, match="no such file: /dev/fd/"):
+        read_run(Path(f"/dev/fd/{reader}"))
+    with os.fdopen(reader) as stream:
+        assert stream.read()
 
 
 def test_ties_are_ordered_by_rank_then_by_document_id(tmp_path: Path) -> None:
