@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,12 +13,8 @@ from ranklens.cli import options
 from ranklens.data.errors import InvalidInputError, MissingResourceError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from ranklens.data.qrels import Qrels
-    from ranklens.data.runs import Run
     from ranklens.eval.measures import Evaluation
-    from ranklens.eval.policy import Policy
 
 
 def evaluate(
@@ -77,6 +75,7 @@ def evaluate(
     from ranklens.data.runs import read_run
     from ranklens.eval import measure_presets
     from ranklens.eval.measures import default_measures
+    from ranklens.eval.measures import evaluate as evaluate_run
     from ranklens.eval.policy import DEFAULT, parse_policy
 
     if depth is not None and first_stage is None:
@@ -91,18 +90,28 @@ def evaluate(
     measures = list(dict.fromkeys([*(official.measures if official else ()), *(measure or ())]))
     measures = measures or default_measures(level)
     results, warnings = [], [*notes]
-    before = None
+    stage = None
     if first_stage:
-        before, ceiling = _first_stage(judged, first_stage, depth, measures, chosen)
-        warnings += (f"{first_stage}: {text}" for text in before.warnings)
+        from ranklens.eval.first_stage import first_stage as evaluated_stage
+
+        with _naming(first_stage):
+            stage = evaluated_stage(judged, read_run(first_stage), depth, measures, chosen)
+        warnings += (f"{first_stage}: {text}" for text in stage.evaluation.warnings)
     for path in runs:
         run = read_run(path)
-        evaluation = _evaluated(path, judged, run, measures, chosen)
+        with _naming(path):
+            evaluation = evaluate_run(judged, run, measures, chosen)
         warnings += (f"{path}: {text}" for text in evaluation.warnings if path != first_stage)
         beside: dict[str, Mapping[str, float | None]] = {}
-        if before is not None:
-            _check_same_queries(path, evaluation, before)
-            beside = {"first_stage": _values(before), "ceiling": ceiling}
+        if stage is not None:
+            _check_same_queries(path, evaluation, stage.evaluation)
+            beside = {"first_stage": _values(stage.evaluation), "ceiling": stage.ceiling}
+            if left := stage.left(judged, run):
+                warnings.append(
+                    f"{path}: {len(left)} queries have documents that are not among the first "
+                    f"{stage.depth} of {first_stage} (first: {left[0]!r}): it is no reranking of "
+                    "these, and the ceiling does not bound it"
+                )
         if residuals:
             from ranklens.eval.residuals import upper_bounds
 
@@ -110,14 +119,18 @@ def evaluate(
         results.append(_Result(path, run.tag, evaluation, beside))
     if as_json:
         rows = [result.as_json(per_query) for result in results]
-        print_json({"status": "ok", "results": rows, "warnings": warnings})
+        told: dict[str, Any] = {"status": "ok", "results": rows}
+        if stage is not None:
+            told["first_stage"] = {"run": str(first_stage), "depth": stage.depth}
+        print_json(told | {"warnings": warnings})
         return
     warn(warnings)
     if trec_eval:
         for result in results:
             _print_as_trec_eval(result, per_query)
         return
-    _print(results, measures, per_query)
+    ceiling = f", ceiling of the first {stage.depth} of {first_stage}" if stage else ""
+    _print(results, measures, per_query, ceiling)
 
 
 def load_qrels(spec: str) -> tuple[Qrels, int, tuple[str, ...]]:
@@ -178,46 +191,17 @@ class _Result:
         }
 
 
-def _evaluated(
-    path: Path, qrels: Qrels, run: Run, measures: Sequence[str], policy: Policy
-) -> Evaluation:
-    from ranklens.eval.measures import evaluate as evaluate_run
-
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put the file's name before what is wrong with its run."""
     try:
-        return evaluate_run(qrels, run, measures, policy)
+        yield
     except InvalidInputError as error:
         raise InvalidInputError(f"{path}: {error}") from None
 
 
 def _values(evaluation: Evaluation) -> dict[str, float | None]:
     return {name: result.value for name, result in evaluation.measures.items()}
-
-
-def _first_stage(
-    qrels: Qrels, path: Path, depth: int | None, measures: Sequence[str], policy: Policy
-) -> tuple[Evaluation, dict[str, float | None]]:
-    """Return the first stage, and the values of its first ``depth`` documents best first."""
-    from dataclasses import replace
-
-    from ranklens.data.records import ScoredDoc
-    from ranklens.data.runs import Run, read_run
-    from ranklens.eval.ceiling import ceiling_run
-    from ranklens.eval.measures import Rankings
-
-    first = read_run(path)
-    evaluation = _evaluated(path, qrels, first, measures, policy)
-    # A reranker sees what the policy takes out of its result.
-    whole = replace(policy, depth=None, unjudged="zero", self_documents="keep")
-    ordered = Run(
-        {
-            query_id: [ScoredDoc(doc_id, -float(rank)) for rank, doc_id in enumerate(order)]
-            for query_id, order in Rankings(qrels, first, whole).order().items()
-        },
-        first.tag,
-    )
-    longest = max(map(len, ordered.values()))
-    best = ceiling_run(ordered, qrels, depth or longest)
-    return evaluation, _values(_evaluated(path, qrels, best, measures, policy))
 
 
 def _check_same_queries(path: Path, evaluation: Evaluation, first: Evaluation) -> None:
@@ -257,7 +241,7 @@ def _print_as_trec_eval(result: _Result, per_query: bool) -> None:
 _COLUMNS = {"first_stage": "first stage", "ceiling": "ceiling", "upper": "at most"}
 
 
-def _print(results: list[_Result], measures: list[str], per_query: bool) -> None:
+def _print(results: list[_Result], measures: list[str], per_query: bool, ceiling: str) -> None:
     from ranklens.cli.output import print_table
     from ranklens.eval.measure_names import parse_measure
 
@@ -289,7 +273,7 @@ def _print(results: list[_Result], measures: list[str], per_query: bool) -> None
     counts = sorted({result.evaluation.queries for result in results})
     print_table(
         f"{' to '.join(map(str, dict.fromkeys([counts[0], counts[-1]])))} judged queries, "
-        f"{mean} and 95% interval ({results[0].evaluation.policy})",
+        f"{mean} and 95% interval ({results[0].evaluation.policy}){ceiling}",
         ["measure", "run", mean, "95% CI", *(_COLUMNS.get(name, name) for name in columns)],
         rows,
         text_columns=2,

@@ -216,6 +216,24 @@ def test_the_first_stage_its_ceiling_and_the_change(call: Call, collection: Path
     row = next(line for line in call(*arguments).stdout.splitlines() if line.split()[:1] == ["RR"])
     assert row.split()[-3:] == ["0.1250", "0.2500", "+0.1250"]
     assert "before.run: 3 of 4 judged queries are missing" in call(*arguments).stderr
+    assert "no reranking" not in call(*arguments).stderr
+
+
+def test_the_ceiling_says_its_depth_and_which_runs_it_does_not_bound(
+    call: Call, collection: Path
+) -> None:
+    before, after = collection / "before.run", collection / "after.run"
+    before.write_text("".join(f"q1 Q0 {d} 1 {-n} t\n" for n, d in enumerate(["d8", "d0", "d1"])))
+    after.write_text("".join(f"q1 Q0 {d} 1 {-n} t\n" for n, d in enumerate(["d1", "d8", "d0"])))
+    arguments = ["evaluate", collection, after, "--first-stage", before, "--depth", 2, "-m", "RR"]
+    done = call(*arguments)
+    assert f", ceiling of the first 2 of {before}" in " ".join(done.stdout.split())
+    assert (
+        f"{after}: 1 queries have documents that are not among the first 2 of {before} "
+        "(first: 'q1'): it is no reranking of these, and the ceiling does not bound it"
+    ) in done.stderr
+    told = json.loads(call(*arguments, "--json").stdout)
+    assert told["first_stage"] == {"run": str(before), "depth": 2}
 
 
 def test_a_policy_cuts_the_ceiling_after_the_reranking(call: Call, collection: Path) -> None:
