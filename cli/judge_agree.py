@@ -99,6 +99,8 @@ def agree(
     models = _models(judge_model, max(len(sets), len(tables) - 1))
     limits = None if scale is None else Scale.parse(scale)
     judged, notes = _gold(gold)
+    # All files before the work, which takes a while.
+    judges = [read_qrels(path) for path in sets] or [None] * (len(tables) - 1)
     scored = [read_score_table(path, measure) for path in tables]
     of_gold, of_judges = (scored[0] if scored else None), scored[1:]
     systems = {} if runs is None else read_runs(runs)
@@ -111,7 +113,7 @@ def agree(
         reports = [
             reporter.report(
                 str(path),
-                read_qrels(path) if sets else None,
+                judges[position],
                 of_judges[position] if of_judges else None,
                 models[position],
             )

@@ -18,8 +18,8 @@ from ranklens.data.qrels import Qrels
 from ranklens.data.runs import Run
 from ranklens.eval.measure_names import parse_measure
 from ranklens.eval.measures import MeasureResult, evaluate
-from ranklens.eval.overlap import Orders, Overlap, overlap, unjudged_at
-from ranklens.eval.policy import DEFAULT, Policy
+from ranklens.eval.overlap import Overlap, overlap, unjudged_at
+from ranklens.eval.policy import DEFAULT, Orders, Policy
 from ranklens.eval.stats.corrections import CORRECTIONS, adjust
 from ranklens.eval.stats.effect import Effect, effect
 from ranklens.eval.stats.tests import SAMPLES, TESTS, differences, p_values

@@ -9,7 +9,8 @@ from ranklens.data.errors import InvalidInputError
 from ranklens.data.qrels import Qrels
 from ranklens.data.runs import Run
 from ranklens.data.score_table import ScoreTable
-from ranklens.eval.measures import evaluate
+from ranklens.eval.measures import Scorer, missing_queries
+from ranklens.eval.policy import DEFAULT
 
 Topics = Literal["shared", "own"]
 """``shared``: topics that gold and judge both have. ``own``: each all of its own."""
@@ -26,11 +27,14 @@ def score_runs(
     A judged query that a run lacks scores 0; the table counts those. Raises what ``evaluate``
     does.
     """
+    scorer = Scorer(qrels, measure)
     scores = {}
     missing = 0
     for name, run in runs.items():
-        scores[name] = evaluate(qrels, run, [measure]).measures[measure].per_query
-        missing += sum(1 for query_id in qrels if not run.get(query_id))
+        missing += len(missing_queries(qrels, run))
+        scores[name] = scorer.values(
+            {q: DEFAULT.order(q, run[q], grades) for q, grades in qrels.items() if run.get(q)}
+        )
         advance(1)
     table = ScoreTable.of(measure, scores)
     notes = [f"{missing} pairs of a run and a judged query are missing and count as 0"]
