@@ -100,7 +100,8 @@ def agree(
     limits = None if scale is None else Scale.parse(scale)
     judged, notes = _gold(gold)
     # All files before the work, which takes a while.
-    judges = [read_qrels(path) for path in sets] or [None] * (len(tables) - 1)
+    judges: list[Qrels | None] = [read_qrels(path) for path in sets]
+    judges = judges or [None] * (len(tables) - 1)
     scored = [read_score_table(path, measure) for path in tables]
     of_gold, of_judges = (scored[0] if scored else None), scored[1:]
     systems = {} if runs is None else read_runs(runs)
