@@ -240,7 +240,7 @@ def _legend(comparison: Comparison) -> str:
 
 def _method(comparison: Comparison) -> str:
     """Return how significance was found, in a sentence."""
-    from ranklens.eval.comparison import LEVEL
+    from ranklens.eval.stats.family import LEVEL
 
     pairs = "pair" if len(comparison.compared) == 1 else "pairs"
     of = "" if comparison.baseline is None else " with the baseline"

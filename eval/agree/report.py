@@ -23,8 +23,6 @@ from ranklens.eval.agree.families import families_of, names_model
 from ranklens.eval.agree.labels import LabelAgreement, Scale, clipped, label_agreement
 from ranklens.eval.agree.rankings import RankAgreement, rank_agreement
 from ranklens.eval.agree.significance import (
-    LEVEL,
-    TUKEY,
     Cells,
     Decisions,
     Method,
@@ -35,7 +33,7 @@ from ranklens.eval.agree.systems import Topics, aligned, score_runs
 from ranklens.eval.agree.top_systems import TopSystem, top_system
 from ranklens.eval.measures import Scorer
 from ranklens.eval.policy import Orders
-from ranklens.eval.stats.tests import SAMPLES
+from ranklens.eval.stats.family import too_coarse
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,13 +256,4 @@ def _rank_warnings(agreement: RankAgreement, counts: Cells, method: Method) -> l
                 f"{ties} pairs of systems have equal mean scores by {whose}: τ_AP, RBO, top k and "
                 "ranks order them by name"
             )
-    by_chance = method.test in ("randomisation", "bootstrap")
-    # The least p-value of B samples is 1 / (B + 1).
-    out_of_reach = counts.pairs / (SAMPLES + 1) >= LEVEL
-    if by_chance and method.correction in ("bonferroni", "holm") and out_of_reach:
-        warnings.append(
-            f"the {method.test} test with {SAMPLES} samples cannot reach significance after the "
-            f"{method.correction} correction over {counts.pairs} pairs; take --test t or "
-            f"--correction {TUKEY}"
-        )
-    return warnings
+    return [*warnings, *too_coarse(method.test, method.correction, counts.pairs)]
