@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ranklens.cli.markup import latex
+from ranklens.eval.measure_names import parse_measure
 
 
 def latex_table(
@@ -20,7 +21,10 @@ def latex_table(
         for name, values in rows.items()
     }
     best = {
-        measure: max((row[measure] for row in printed.values()), key=float) for measure in measures
+        measure: (min if parse_measure(measure).lower_is_better else max)(
+            (row[measure] for row in printed.values()), key=float
+        )
+        for measure in measures
     }
     lines = [
         "% \\usepackage{booktabs}",

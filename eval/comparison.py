@@ -16,7 +16,7 @@ import numpy as np
 from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.qrels import Qrels
 from ranklens.data.runs import Run
-from ranklens.eval.measure_names import parse_measure
+from ranklens.eval.measure_names import check_comparable
 from ranklens.eval.measures import MeasureResult, evaluate
 from ranklens.eval.overlap import Overlap, overlap, unjudged_at
 from ranklens.eval.policy import DEFAULT, Orders, Policy
@@ -134,7 +134,7 @@ def compare(
             )
     if policy.missing == "skip":
         qrels = _common(qrels, answered)
-    measures = [_checked(name) for name in dict.fromkeys(measures)]
+    measures = [check_comparable(name) for name in dict.fromkeys(measures)]
     evaluations = {name: evaluate(qrels, run, measures, policy) for name, run in runs.items()}
     orders = {
         name: {q: policy.order(q, run[q], qrels[q]) for q in qrels if run.get(q)}
@@ -166,22 +166,6 @@ def compare(
             *too_coarse(test, correction, len(pairs), samples),
         ),
     )
-
-
-def _checked(name: str) -> str:
-    """Return the name of a measure whose mean over queries is compared, higher being better."""
-    measure = parse_measure(name)
-    if measure.aggregate != "mean":
-        raise UsageError(
-            f"the measure {name!r} is not the mean of its queries, which is what tests are about; "
-            "take one that is, as nDCG@10"
-        )
-    if measure.kind == "LastRel":
-        raise UsageError(
-            f"the measure {name!r} is better when it is lower, which a comparison cannot show; "
-            "take WSS@95"
-        )
-    return name
 
 
 def _common(qrels: Qrels, answered: Mapping[str, list[str]]) -> Qrels:

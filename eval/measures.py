@@ -68,7 +68,7 @@ def evaluate(
     InvalidInputError when run and qrels have no query or no document in common.
     """
     parsed = [parse_measure(name) for name in dict.fromkeys(measures)]
-    warnings = _checked(qrels, run, policy)
+    warnings = coverage_warnings(qrels, run, policy)
     rankings = Rankings(qrels, run, policy)
     values = _of_trec_eval(rankings, [measure for measure in parsed if measure.own is None])
     results = {}
@@ -98,7 +98,7 @@ class Scorer:
         return _values(self._evaluator, rankings, [self._measure])[self._measure.name]
 
     def mean(self, orders: Orders) -> float:
-        """Return the mean over judged queries, also of what is reported as a sum or otherwise."""
+        """Return the mean over judged queries, also of what ``evaluate`` adds up."""
         values = self.values(orders).values()
         return math.fsum(values) / len(values)
 
@@ -257,8 +257,8 @@ def missing_queries(qrels: Qrels, run: Run) -> list[str]:
     return missing
 
 
-def _checked(qrels: Qrels, run: Run, policy: Policy) -> tuple[str, ...]:
-    """Return warnings about coverage and ties; raise where nothing matches at all."""
+def coverage_warnings(qrels: Qrels, run: Run, policy: Policy = DEFAULT) -> tuple[str, ...]:
+    """Return what ``evaluate`` says of missing and tied queries; raises as it."""
     missing = missing_queries(qrels, run)
     warnings = []
     if missing:

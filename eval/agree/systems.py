@@ -9,6 +9,7 @@ from ranklens.data.errors import InvalidInputError
 from ranklens.data.qrels import Qrels
 from ranklens.data.runs import Run
 from ranklens.data.score_table import ScoreTable
+from ranklens.eval.measure_names import check_comparable
 from ranklens.eval.measures import Scorer, missing_queries
 from ranklens.eval.policy import DEFAULT
 
@@ -25,9 +26,9 @@ def score_runs(
     """Return the scores of runs per query, under the default policy of ``evaluate``.
 
     A judged query that a run lacks scores 0; the table counts those. Raises what ``evaluate``
-    does.
+    does, and UsageError for a measure that ``check_comparable`` refuses.
     """
-    scorer = Scorer(qrels, measure)
+    scorer = Scorer(qrels, check_comparable(measure))
     scores = {}
     missing = 0
     for name, run in runs.items():
@@ -36,11 +37,7 @@ def score_runs(
             {q: DEFAULT.order(q, run[q], grades) for q, grades in qrels.items() if run.get(q)}
         )
         advance(1)
-    table = ScoreTable.of(measure, scores)
-    notes = [f"{missing} pairs of a run and a judged query are missing and count as 0"]
-    return ScoreTable(
-        measure, table.systems, table.topics, table.values, missing, tuple(notes if missing else ())
-    )
+    return ScoreTable.of(measure, scores, missing=missing)
 
 
 def aligned(
