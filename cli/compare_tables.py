@@ -7,6 +7,7 @@ from string import ascii_lowercase
 from typing import TYPE_CHECKING
 
 from ranklens.cli.escape import printable
+from ranklens.cli.latex_table import booktabs
 from ranklens.cli.markup import latex, markdown
 from ranklens.cli.output import note, print_table, print_text
 
@@ -179,16 +180,9 @@ def print_latex(comparison: Comparison) -> None:
         shown = f"\\textbf{{{mean}}}" if best else mean
         return shown + (f"$^{{{better}}}$" if better else "")
 
-    print_text("% \\usepackage{booktabs}")
-    print_text(f"\\begin{{tabular}}{{ll{'l' * len(measures)}}}\n\\toprule")
-    print_text(" & ".join(["\\#", "Run", *map(latex, measures)]) + r" \\")
-    print_text("\\midrule")
-    for line in _matrix(comparison, marks, measures, latex, cell):
-        print_text(" & ".join(line) + r" \\")
-    print_text("\\bottomrule")
-    legend = latex(_legend(comparison))
-    print_text(f"\\multicolumn{{{len(measures) + 2}}}{{p{{0.9\\linewidth}}}}{{\\footnotesize")
-    print_text(f"{legend}}} \\\\\n\\end{{tabular}}")
+    head = ["\\#", "Run", *map(latex, measures)]
+    rows = _matrix(comparison, marks, measures, latex, cell)
+    print_text(booktabs("l" * len(head), head, rows, latex(_legend(comparison))))
 
 
 def _matrix(
@@ -240,7 +234,7 @@ def _legend(comparison: Comparison) -> str:
 
 def _method(comparison: Comparison) -> str:
     """Return how significance was found, in a sentence."""
-    from ranklens.eval.comparison import LEVEL
+    from ranklens.eval.stats.family import LEVEL
 
     pairs = "pair" if len(comparison.compared) == 1 else "pairs"
     of = "" if comparison.baseline is None else " with the baseline"

@@ -9,7 +9,7 @@ import typer
 
 from ranklens.cli import export_tables, options
 from ranklens.cli.export_mteb import mteb, mteb_predictions
-from ranklens.data.errors import UsageError
+from ranklens.data.errors import InvalidInputError, UsageError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -68,6 +68,7 @@ def ranx(
     from ranklens.cli.output import check_output, warn, wrote
     from ranklens.data.files import write_json
     from ranklens.eval.export.ranx import ranx_report
+    from ranklens.eval.measures import coverage_warnings
 
     if len(runs) < 2:
         raise UsageError("a comparison takes two runs or more")
@@ -75,8 +76,11 @@ def ranx(
     judged, level, notes = load_qrels(qrels)
     rel = f"(rel={level})" if level > 1 else ""
     measures = measure or ["nDCG@10", f"AP{rel}", f"RR{rel}@10", f"R{rel}@100"]
-    write_json(output, ranx_report(judged, export_tables.named_runs(runs), measures))
+    read = export_tables.named_runs(runs)
+    write_json(output, ranx_report(judged, read, measures))
     warn(notes)
+    for name, run in read.items():
+        warn(f"{name}: {text}" for text in coverage_warnings(judged, run))
     wrote(output, as_json, runs=len(runs), queries=len(judged))
 
 
@@ -149,6 +153,8 @@ def ir_metadata(
     value = described(
         read_run(run).tag, team=team, goal=goal, repository=repository, collection=collection
     )
+    if output is None and path.exists():
+        raise InvalidInputError(f"{path} exists; to replace it, name it by --output")
     write_yaml(path, value)
     wrote(path, as_json)
 

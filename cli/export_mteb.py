@@ -67,6 +67,7 @@ def mteb(
         task_scores,
         write_results,
     )
+    from ranklens.eval.measures import coverage_warnings
 
     named = MtebModel.parse(model)
     of = MtebModel(named.name, named.revision, model_type)
@@ -75,7 +76,6 @@ def mteb(
     check_folder(out)
     judged, _, notes = load_qrels(qrels)
     read = read_run(run)
-    missing = sum(1 for query_id in judged if not read.get(query_id))
     path = write_results(
         out,
         of,
@@ -87,9 +87,7 @@ def mteb(
         first_stage=before,
         overwrite=overwrite,
     )
-    warn(notes)
-    if missing:
-        warn([f"{missing} of {len(judged)} judged queries are missing from the run and count as 0"])
+    warn([*notes, *coverage_warnings(judged, read)])
     wrote(path, as_json, queries=len(judged))
 
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from ranklens.eval.agree.report import AgreementReport
     from ranklens.eval.agree.significance import Method
 
-_SUFFIX = ".run"
-
 
 def agree(
     gold: Annotated[
@@ -99,6 +97,9 @@ def agree(
     models = _models(judge_model, max(len(sets), len(tables) - 1))
     limits = None if scale is None else Scale.parse(scale)
     judged, notes = _gold(gold)
+    # All files before the work, which takes a while.
+    judges: list[Qrels | None] = [read_qrels(path) for path in sets]
+    judges = judges or [None] * (len(tables) - 1)
     scored = [read_score_table(path, measure) for path in tables]
     of_gold, of_judges = (scored[0] if scored else None), scored[1:]
     systems = {} if runs is None else read_runs(runs)
@@ -111,7 +112,7 @@ def agree(
         reports = [
             reporter.report(
                 str(path),
-                read_qrels(path) if sets else None,
+                judges[position],
                 of_judges[position] if of_judges else None,
                 models[position],
             )
@@ -143,7 +144,8 @@ def agree(
 
 
 def _method(test: str | None, correction: str) -> Method:
-    from ranklens.eval.agree.significance import TUKEY, Method
+    from ranklens.eval.agree.significance import Method
+    from ranklens.eval.stats.family import TUKEY
 
     return Method(test if test is not None or correction == TUKEY else "t", correction)
 
@@ -193,20 +195,21 @@ def _gold(spec: str | None) -> tuple[Qrels | None, tuple[str, ...]]:
 
 
 def read_runs(folder: Path) -> dict[str, Run]:
-    """Return the runs of a folder by file name, without ``.run`` and ``.gz``.
+    """Return the runs of a folder by their labels.
 
     Raises MissingResourceError without the folder, InvalidInputError when it has fewer than two
     runs, or two of one name.
     """
+    from ranklens.cli.run_labels import run_labels
     from ranklens.data.runs import read_run
 
     if not folder.is_dir():
         raise MissingResourceError(f"no folder of runs {str(folder)!r}")
     files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-    named = [path for path in files if path.name.removesuffix(".gz").endswith(_SUFFIX)]
+    named = [path for path in files if path.name.removesuffix(".gz").endswith(".run")]
     runs: dict[str, Run] = {}
     for path in named or files:
-        name = path.name.removesuffix(".gz").removesuffix(_SUFFIX)
+        [name] = run_labels([path])
         if name in runs:
             raise InvalidInputError(f"{folder} has two runs of the name {name!r}; rename one")
         runs[name] = read_run(path)

@@ -81,12 +81,7 @@ class Qrels(Mapping[str, Mapping[str, int]]):
     def restricted_to(self, query_ids: Iterable[str]) -> Qrels:
         """Return the judgements of these queries only."""
         wanted = set(query_ids)
-        return Qrels(
-            Judgement(query_id, doc_id, grade)
-            for query_id, grades in self.items()
-            if query_id in wanted
-            for doc_id, grade in grades.items()
-        )
+        return Qrels._of_checked({q: grades for q, grades in self._grades.items() if q in wanted})
 
 
 def read_qrels(path: Path) -> Qrels:

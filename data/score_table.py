@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,13 +44,22 @@ class ScoreTable:
 
     @classmethod
     def of(
-        cls, measure: str, scores: Mapping[str, Mapping[str, float]], notes: Sequence[str] = ()
+        cls,
+        measure: str,
+        scores: Mapping[str, Mapping[str, float]],
+        notes: Sequence[str] = (),
+        missing: int = 0,
     ) -> ScoreTable:
-        """Make a table of scores by system and topic."""
+        """Make a table of scores by system and topic.
+
+        ``missing`` scores are 0 in ``scores`` already; those that it lacks are counted here.
+        """
         systems = tuple(scores)
         topics = tuple(dict.fromkeys(topic for row in scores.values() for topic in row))
         values = [[row.get(topic, 0.0) for topic in topics] for row in scores.values()]
-        missing = sum(len(topics) - len(row) for row in scores.values())
+        missing += sum(len(topics) - len(row) for row in scores.values())
+        if missing:
+            notes = (*notes, f"{missing} pairs of a run and a topic are missing and count as 0")
         table = np.array(values, dtype=np.float64).reshape(len(systems), len(topics))
         return cls(measure, systems, topics, table, missing, tuple(notes))
 
@@ -77,6 +87,8 @@ def read_score_table(path: Path, measure: str) -> ScoreTable:
     columns = header.split("\t")
     if "run" not in columns or "topic" not in columns:
         raise place.error(f"expected a header with run, topic and measures, got {shown(header)}")
+    if twice := [name for name, count in Counter(columns).items() if count > 1]:
+        raise place.error(f"the column {shown(twice[0])} occurs twice in the header")
     wanted = _column(measure, columns, path)
     run_at, topic_at, score_at = (columns.index(name) for name in ("run", "topic", wanted))
     scores: dict[str, dict[str, float]] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from ranklens.data.errors import UsageError
 from ranklens.data.qrels import Qrels
 from ranklens.data.records import ScoredDoc
@@ -19,11 +21,14 @@ def ceiling_run(run: Run, qrels: Qrels, depth: int) -> Run:
         raise UsageError(f"depth must be at least 1, got {depth}")
     rankings = {}
     for query_id, docs in run.items():
-        grades = qrels.get(query_id, {})
-        head = sorted(docs[:depth], key=lambda doc: -max(grades.get(doc.doc_id, 0), 0))
-        order = [*head, *docs[depth:]]
+        order = best_first([doc.doc_id for doc in docs], qrels.get(query_id, {}), depth)
         rankings[query_id] = [
-            ScoredDoc(doc.doc_id, float(len(order) - position))
-            for position, doc in enumerate(order)
+            ScoredDoc(doc_id, float(len(order) - position)) for position, doc_id in enumerate(order)
         ]
     return Run(rankings, tag="ceiling")
+
+
+def best_first(doc_ids: Sequence[str], grades: Mapping[str, int], depth: int) -> list[str]:
+    """Return one query's documents as ``ceiling_run`` orders them."""
+    head = sorted(doc_ids[:depth], key=lambda doc_id: -max(grades.get(doc_id, 0), 0))
+    return [*head, *doc_ids[depth:]]

@@ -16,17 +16,19 @@ import numpy as np
 from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.qrels import Qrels
 from ranklens.data.runs import Run
-from ranklens.eval.measure_names import parse_measure
+from ranklens.eval.measure_names import check_comparable
 from ranklens.eval.measures import MeasureResult, coverage_warnings, evaluate
-from ranklens.eval.overlap import Orders, Overlap, overlap, unjudged_at
-from ranklens.eval.policy import DEFAULT, Policy
-from ranklens.eval.stats.corrections import CORRECTIONS, adjust
+from ranklens.eval.overlap import Overlap, overlap, unjudged_at
+from ranklens.eval.policy import DEFAULT, Orders, Policy
 from ranklens.eval.stats.effect import Effect, effect
-from ranklens.eval.stats.tests import SAMPLES, TESTS, differences, p_values
-from ranklens.eval.stats.tukey import randomised_tukey
-
-LEVEL = 0.05
-ALL_CORRECTIONS = (*CORRECTIONS, "tukey")
+from ranklens.eval.stats.family import (
+    LEVEL,
+    check_correction,
+    check_test,
+    corrected,
+    too_coarse,
+)
+from ranklens.eval.stats.tests import SAMPLES, differences, p_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +116,8 @@ def compare(
         raise UsageError("a comparison needs two runs or more")
     if baseline is not None and baseline not in runs:
         raise UsageError(f"the baseline {baseline!r} is none of the runs: {', '.join(runs)}")
-    if test not in TESTS:
-        raise UsageError(f"unknown test {test!r}; the tests are {', '.join(TESTS)}")
-    if correction not in ALL_CORRECTIONS:
-        raise UsageError(
-            f"unknown correction {correction!r}; they are {', '.join(ALL_CORRECTIONS)}"
-        )
+    check_test(test)
+    check_correction(correction)
     names = list(runs)
     if baseline is None:
         pairs = [(second, first) for first, second in combinations(names, 2)]
@@ -134,7 +132,7 @@ def compare(
                 f"{run} and {against} have no judged query in common "
                 f"(the one has {answered[run][0]!r}, the other {answered[against][0]!r}, …)"
             )
-    measures = [_checked(name) for name in dict.fromkeys(measures)]
+    measures = [check_comparable(name) for name in dict.fromkeys(measures)]
     warnings = [
         f"{name}: {text}"
         for name, run in runs.items()
@@ -175,37 +173,9 @@ def compare(
         orders=orders,
         warnings=(
             *warnings,
-            *_too_coarse(test, correction, len(pairs), samples),
+            *too_coarse(test, correction, len(pairs), samples),
         ),
     )
-
-
-def _checked(name: str) -> str:
-    """Return the name of a measure whose mean over queries is compared, higher being better."""
-    measure = parse_measure(name)
-    if measure.aggregate != "mean":
-        raise UsageError(
-            f"the measure {name!r} is not the mean of its queries, which is what tests are about; "
-            "take one that is, as nDCG@10"
-        )
-    if measure.kind == "LastRel":
-        raise UsageError(
-            f"the measure {name!r} is better when it is lower, which a comparison cannot show; "
-            "take WSS@95"
-        )
-    return name
-
-
-def _too_coarse(test: str, correction: str, family: int, samples: int) -> list[str]:
-    """Return a warning where so few samples cannot make any of so many pairs significant."""
-    smallest = 1 / (samples + 1)
-    by_chance = test in ("randomisation", "bootstrap")
-    if not by_chance or correction not in ("bonferroni", "holm") or smallest * family < LEVEL:
-        return []
-    return [
-        f"no p-value of {samples:,} samples is below {smallest:.2g}: corrected by {correction} for "
-        f"{family} pairs, none can be significant; take the correction tukey, or the test t"
-    ]
 
 
 def _coverage(name: str, qrels: Qrels, run: Run, policy: Policy) -> tuple[str, ...]:
@@ -238,11 +208,8 @@ def _pairs(
     second = [row[against] for _, against in pairs]
     rows = differences(table[first], table[second])
     raw = p_values(test, rows, samples, seed)
-    if correction == "tukey":
-        corrected = randomised_tukey(table, samples, seed)[first, second]
-    else:
-        corrected = adjust(raw, correction)
+    final = corrected(raw, table, (first, second), correction, samples, seed)
     return [
-        Pair(measure, run, against, effect(rows[i]), float(raw[i]), float(corrected[i]))
+        Pair(measure, run, against, effect(rows[i]), float(raw[i]), float(final[i]))
         for i, (run, against) in enumerate(pairs)
     ]

@@ -10,7 +10,7 @@ from ranklens.data.records import ScoredDoc
 from ranklens.data.runs import Run
 from ranklens.eval.ceiling import ceiling_run
 from ranklens.eval.measures import Evaluation, Rankings, evaluate
-from ranklens.eval.policy import Policy
+from ranklens.eval.policy import Orders, Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class FirstStage:
     evaluation: Evaluation
     ceiling: Mapping[str, float]
     depth: int
-    candidates: Mapping[str, Sequence[str]]
+    candidates: Orders
 
     def left(self, qrels: Qrels, run: Run) -> list[str]:
         """Return the judged queries of a run whose first documents are not all candidates.
@@ -65,7 +65,7 @@ def first_stage(
     )
 
 
-def _orders(qrels: Qrels, run: Run, policy: Policy) -> dict[str, list[str]]:
+def _orders(qrels: Qrels, run: Run, policy: Policy) -> Orders:
     """Return the documents as a reranker sees them: all that the policy takes out of its result."""
     whole = replace(policy, depth=None, unjudged="zero", self_documents="keep")
     return Rankings(qrels, run, whole).order()

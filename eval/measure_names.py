@@ -45,6 +45,30 @@ class Measure:
     kind: str = ""
     params: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether the lowest value is the best one."""
+        return self.kind == "LastRel"
+
+
+def check_comparable(name: str) -> str:
+    """Return the name of a measure whose mean over queries is compared, higher being better.
+
+    Raises UsageError for another one, and as ``parse_measure``.
+    """
+    measure = parse_measure(name)
+    if measure.aggregate != "mean":
+        raise UsageError(
+            f"the measure {name!r} is not the mean of its queries, which is what tests are about; "
+            "take one that is, as nDCG@10"
+        )
+    if measure.lower_is_better:
+        raise UsageError(
+            f"the measure {name!r} is better when it is lower, which a comparison cannot show; "
+            "take WSS@95"
+        )
+    return name
+
 
 def parse_measure(name: str) -> Measure:
     """Return the measure of this name.

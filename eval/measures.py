@@ -21,7 +21,7 @@ from ranklens.data.errors import InvalidInputError
 from ranklens.data.qrels import Qrels
 from ranklens.data.runs import Run
 from ranklens.eval.measure_names import Aggregate, Measure, parse_measure
-from ranklens.eval.policy import DEFAULT, Policy
+from ranklens.eval.policy import DEFAULT, Orders, Policy
 from ranklens.eval.ranked_measures import Ranked
 
 _RESAMPLES = 1000
@@ -78,6 +78,31 @@ def evaluate(
     return Evaluation(results, len(rankings.grades), warnings, policy)
 
 
+class Scorer:
+    """One measure under one set of judgements, made ready once for the values of many rankings.
+
+    Documents are ranked as they come, and judged queries without any count as 0. Raises
+    UsageError as ``evaluate``.
+    """
+
+    def __init__(self, qrels: Qrels, measure: str) -> None:
+        self._qrels = qrels
+        self._measure = parse_measure(measure)
+        self._evaluator = _evaluator(qrels, [self._measure]) if self._measure.own is None else None
+
+    def values(self, orders: Orders) -> dict[str, float]:
+        """Return the value of every judged query."""
+        rankings = Rankings.of_orders(self._qrels, orders)
+        if self._evaluator is None:
+            return _of_ours(rankings, self._measure)
+        return _values(self._evaluator, rankings, [self._measure])[self._measure.name]
+
+    def mean(self, orders: Orders) -> float:
+        """Return the mean over judged queries, also of what ``evaluate`` adds up."""
+        values = self.values(orders).values()
+        return math.fsum(values) / len(values)
+
+
 class Rankings:
     """The judged queries of a run as its measures see them: in the policy's order.
 
@@ -85,22 +110,33 @@ class Rankings:
     """
 
     def __init__(self, qrels: Qrels, run: Run, policy: Policy) -> None:
-        self.grades = {
+        grades = {
             query_id: grades
             for query_id, grades in qrels.items()
             if policy.missing == "zero" or run.get(query_id)
         }
-        self._rounded = policy.recall_levels == "rounded"
-        self._highest = max(
-            (grade for grades in self.grades.values() for grade in grades.values()), default=1
-        )
-        self._ranked: dict[bool, dict[str, Ranked]] = {}
-        self._order = {
-            query_id: policy.order(query_id, run.get(query_id, ()), grades)
-            for query_id, grades in self.grades.items()
+        order = {
+            query_id: policy.order(query_id, run.get(query_id, ()), judged)
+            for query_id, judged in grades.items()
         }
+        self._keep(grades, order, rounded=policy.recall_levels == "rounded")
 
-    def order(self, judged_only: bool = False) -> dict[str, list[str]]:
+    @classmethod
+    def of_orders(cls, qrels: Qrels, orders: Orders) -> Rankings:
+        """Return rankings by document ids, best first, of all judged queries."""
+        rankings = cls.__new__(cls)
+        rankings._keep(qrels, {q: orders.get(q, ()) for q in qrels}, rounded=False)
+        return rankings
+
+    def _keep(
+        self, grades: Mapping[str, Mapping[str, int]], order: Orders, *, rounded: bool
+    ) -> None:
+        self.grades = grades
+        self._rounded = rounded
+        self._ranked: dict[bool, dict[str, Ranked]] = {}
+        self._order = order
+
+    def order(self, judged_only: bool = False) -> Orders:
         """Return the document ids of each query, best first."""
         if not judged_only:
             return self._order
@@ -116,11 +152,12 @@ class Rankings:
         return self._ranked[judged_only]
 
     def _as_grades(self, judged_only: bool) -> dict[str, Ranked]:
+        highest = max((max(grades.values()) for grades in self.grades.values()), default=1)
         return {
             query_id: Ranked(
                 list(map(self.grades[query_id].get, order)),
                 sorted(self.grades[query_id].values(), reverse=True),
-                max(self._highest, 1),
+                max(highest, 1),
                 self._rounded,
             )
             for query_id, order in self.order(judged_only).items()
@@ -138,29 +175,38 @@ def _of_ours(rankings: Rankings, measure: Measure) -> dict[str, float]:
 
 def _of_trec_eval(rankings: Rankings, measures: Sequence[Measure]) -> dict[str, dict[str, float]]:
     """Return name → query → value of what pytrec_eval computes, one call per relevance level."""
-    if not measures:
-        return {}
+    values: dict[str, dict[str, float]] = {}
+    for kind in sorted({(measure.judged_only, measure.rel) for measure in measures}):
+        group = [m for m in measures if (m.judged_only, m.rel) == kind]
+        values |= _values(_evaluator(rankings.grades, group), rankings, group)
+    return values
+
+
+def _evaluator(grades: Mapping[str, Mapping[str, int]], group: Sequence[Measure]) -> Any:
+    """Return pytrec_eval's evaluator of measures that have the same relevance level."""
     import pytrec_eval
 
     judgements = {
-        query_id: dict(grades) if max(grades.values()) >= 0 else {**grades, _NO_DOCUMENT: 0}
-        for query_id, grades in rankings.grades.items()
+        query_id: dict(judged) if max(judged.values()) >= 0 else {**judged, _NO_DOCUMENT: 0}
+        for query_id, judged in grades.items()
     }
-    values: dict[str, dict[str, float]] = {}
-    for judged_only in sorted({measure.judged_only for measure in measures}):
-        scores = _scores(rankings.order(judged_only))
-        for rel in sorted({measure.rel for measure in measures}):
-            group = [m for m in measures if (m.rel, m.judged_only) == (rel, judged_only)]
-            if not group:
-                continue
-            names = {str(measure.trec) for measure in group}
-            evaluator = pytrec_eval.RelevanceEvaluator(judgements, names, relevance_level=rel)
-            found = evaluator.evaluate(scores)
-            for measure in group:
-                values[measure.name] = {
-                    query_id: _value(measure, found.get(query_id)) for query_id in judgements
-                }
-    return values
+    names = {str(measure.trec) for measure in group}
+    return pytrec_eval.RelevanceEvaluator(judgements, names, relevance_level=group[0].rel)
+
+
+def _values(
+    evaluator: Any, rankings: Rankings, group: Sequence[Measure]
+) -> dict[str, dict[str, float]]:
+    """Return name → query → value of measures that read the same documents."""
+    # What is below the last cutoff has no part in a measure with one.
+    cut = all("cutoff" in measure.params for measure in group)
+    depth = max(int(measure.params["cutoff"]) for measure in group) if cut else None
+    orders = rankings.order(group[0].judged_only)
+    found = evaluator.evaluate(_scores(orders, depth))
+    return {
+        measure.name: {q: _value(measure, found.get(q)) for q in rankings.grades}
+        for measure in group
+    }
 
 
 # trec_eval counts the documents of each grade from 0 on, and writes beside its memory where a query
@@ -179,17 +225,17 @@ def _value(measure: Measure, found: Mapping[str, float] | None) -> float:
     return math.exp(value) if geometric else float(value)
 
 
-def _scores(orders: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
-    """Return scores that fix an order whatever the ties: a document's distance from the end."""
+def _scores(orders: Orders, depth: int | None) -> dict[str, dict[str, float]]:
+    """Return scores that fix an order whatever the ties, of the documents down to a depth."""
     return {
-        query_id: dict(zip(order, map(float, range(len(order), 0, -1)), strict=True))
+        query_id: dict(zip(order[:depth], map(float, range(len(order), 0, -1)), strict=False))
         for query_id, order in orders.items()
         if order
     }
 
 
-def coverage_warnings(qrels: Qrels, run: Run, policy: Policy) -> tuple[str, ...]:
-    """Return what to know of a run's queries and ties.
+def missing_queries(qrels: Qrels, run: Run) -> list[str]:
+    """Return the judged queries that a run lacks.
 
     Raises InvalidInputError when run and qrels have no query or no document in common.
     """
@@ -208,6 +254,12 @@ def coverage_warnings(qrels: Qrels, run: Run, policy: Policy) -> tuple[str, ...]
             f"run {run.tag!r} has no judged document for any query (the run has {shown!r}, "
             f"the qrels {min(judged)!r}, …); are the document ids written alike?"
         )
+    return missing
+
+
+def coverage_warnings(qrels: Qrels, run: Run, policy: Policy = DEFAULT) -> tuple[str, ...]:
+    """Return what ``evaluate`` says of missing and tied queries; raises as it."""
+    missing = missing_queries(qrels, run)
     warnings = []
     if missing:
         warnings.append(

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ranklens.data.qrels import Qrels
+from ranklens.eval.policy import Orders
 from ranklens.eval.rbo import rbo_ext
 
 TOP = 10
 PERSISTENCE = 0.9
 # Below, a document weighs less than 0.9^100 = 0.00003.
 RBO_DEPTH = 100
-
-Orders = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)

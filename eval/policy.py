@@ -31,6 +31,9 @@ from ranklens.data.files import shown
 from ranklens.data.records import ScoredDoc
 from ranklens.data.runs import Run, single_precision
 
+Orders = Mapping[str, Sequence[str]]
+"""Document ids by query, best first."""
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:

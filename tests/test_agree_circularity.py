@@ -6,24 +6,23 @@ import pytest
 
 from ranklens.data.errors import InvalidInputError
 from ranklens.data.qrels import Qrels
-from ranklens.data.records import Judgement, ScoredDoc
-from ranklens.data.runs import Run
-from ranklens.eval.agree.circularity import judge_as_reranker, judge_run, self_preference
+from ranklens.data.records import Judgement
+from ranklens.eval.agree.circularity import judge_as_reranker, judge_orders, self_preference
 from ranklens.eval.agree.families import families_of, names_model
-from ranklens.eval.measures import evaluate
+from ranklens.eval.measures import Scorer
+from ranklens.eval.policy import Orders
 
 
-def run(ranking: str) -> Run:
-    docs = [ScoredDoc(doc, float(len(ranking) - n)) for n, doc in enumerate(ranking)]
-    return Run({"q": docs})
+def run(ranking: str) -> Orders:
+    return {"q": list(ranking)}
 
 
 def qrels(labels: Mapping[str, int]) -> Qrels:
     return Qrels(Judgement("q", doc, grade) for doc, grade in labels.items())
 
 
-def precision(judged: Qrels, ranked: Run) -> float:
-    return evaluate(judged, ranked, ["P@2"]).measures["P@2"].value
+def precision(judged: Qrels, ranked: Orders) -> float:
+    return Scorer(judged, "P@2").mean(ranked)
 
 
 def test_self_preference_of_one_and_of_a_family() -> None:
@@ -53,21 +52,22 @@ def test_the_judge_as_everyones_reranker() -> None:
         {name: precision(judge, ranked) for name, ranked in runs.items()},
     )
     assert before == ({"good": 1, "bad": 0, "deep": 0.5}, {"good": 0.5, "bad": 0.5, "deep": 0})
-    found = judge_as_reranker(runs, gold, judge, before, precision, depth=3)
+    score = Scorer(gold, "P@2").mean, Scorer(judge, "P@2").mean
+    found = judge_as_reranker(runs, judge, before, score, depth=3)
     # After: good b c a, bad c b d, deep b a d: only c is out of deep's reach.
     assert found.gold_change == pytest.approx(((0.5 - 1) + (0.5 - 0) + (1 - 0.5)) / 3)
     assert found.tau_before == pytest.approx(0, abs=1e-12)
     assert found.tau_after == pytest.approx(-1)
     # The judge run: b and c are good, each second somewhere; b is the earlier id.
-    assert [doc.doc_id for doc in judge_run(runs, judge, 3)["q"]] == ["b", "c", "a", "d"]
+    assert judge_orders(runs, judge, 3)["q"] == ["b", "c", "a", "d"]
     assert (found.run_gold, found.run_judge) == (0.5, 1)
     assert (found.run_gold_rank, found.run_judge_rank) == (2, 1)
 
 
 def test_the_judge_run_is_of_what_the_systems_found() -> None:
     judge = qrels({"a": 0, "b": 2, "c": 3, "z": 3})
-    ranked = judge_run({"x": run("uab"), "y": run("bvc")}, judge, 2)
-    assert [doc.doc_id for doc in ranked["q"]] == ["b", "u", "a", "v"]
+    ranked = judge_orders({"x": run("uab"), "y": run("bvc")}, judge, 2)
+    assert ranked["q"] == ["b", "u", "a", "v"]
 
 
 @pytest.mark.parametrize(

@@ -237,7 +237,16 @@ def test_names_cannot_act_on_the_terminal(call: Call, tmp_path: Path) -> None:
         (["gold.txt", "judge.txt", "--runs", "few"], 5, "few has 1 runs"),
         (["gold.txt", "judge.txt", "--runs", "twice"], 5, "two runs of the name 'a'"),
         (["gold.txt", "judge.txt", "--runs", "runs", "-m", "x"], 2, "unknown measure 'x'"),
+        (
+            ["gold.txt", "judge.txt", "--runs", "runs", "-m", "LastRel"], 2,
+            "better when it is lower",
+        ),
+        (["gold.txt", "judge.txt", "--runs", "runs", "-m", "NumRet"], 2, "not the mean"),
         (["gold.txt", "float.txt"], 5, "float.txt:1: the grade '0.5' is not an integer"),
+        (
+            ["gold.txt", "judge.txt", "float.txt", "--runs", "few"], 5,
+            "float.txt:1: the grade '0.5' is not an integer",
+        ),
         (["gold.txt", "other.txt"], 5, "no labelled pair in common"),
         (["--scores", "t.tsv", "--scores", "u.tsv"], 5, "--topics own"),
     ],

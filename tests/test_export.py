@@ -161,6 +161,12 @@ def test_the_latex_table_to_the_letter() -> None:
     ]
 
 
+def test_the_best_of_a_measure_that_is_better_when_lower_is_the_lowest() -> None:
+    shown = latex_table({"a": {"LastRel": 7.0}, "b": {"LastRel": 30.0}}, ["LastRel"], 1)
+    assert r"a & \textbf{7.0}" in shown
+    assert r"b & 30.0" in shown
+
+
 def test_latex_of_runs_is_printed_or_written(call: Call, files: Files, tmp_path: Path) -> None:
     given = ("export", "latex", files.qrels_path, *files.paths, "-m", "AP", "--digits", 3)
     done = call(*given)
@@ -196,6 +202,13 @@ def test_ir_metadata_has_what_longeval_asks_for(call: Call, files: Files) -> Non
     # Most readers of runs fail on comments: the run stays as it is.
     assert run.read_bytes() == before
     assert call(*given, "--goal", "").returncode == 2
+    # What has been filled in by hand is not lost to a call that does not name it.
+    path.write_text("by hand")
+    done = call(*given, "--goal", "again")
+    assert (done.returncode, path.read_text()) == (5, "by hand")
+    assert "name it by --output" in done.stderr
+    assert call(*given, "--goal", "again", "-o", path).returncode == 0
+    assert "description: again" in path.read_text()
 
 
 def test_weights_of_an_explanation(call: Call, decoder: str, tmp_path: Path) -> None:

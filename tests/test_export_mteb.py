@@ -254,7 +254,7 @@ def test_the_command(call: Call, files: Files, tmp_path: Path) -> None:
     [entry] = json.loads((tmp_path / value["file"]).read_text())["scores"]["test"]
     expected = task_scores(files.qrels, files.runs[1], ignore_identical_ids=True)
     assert {name: entry[name] for name in expected} == expected
-    assert "1 of 30 judged queries are missing from the run" in done.stderr
+    assert "1 of 30 judged queries are missing from run " in done.stderr
     assert call(*given, *more).returncode == 5
     done = call(*given, *more, "--model", "model@1")
     assert (done.returncode, "ORGANISATION/NAME" in done.stderr) == (2, True)

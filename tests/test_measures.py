@@ -11,7 +11,7 @@ from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.qrels import Qrels
 from ranklens.data.records import Judgement, ScoredDoc
 from ranklens.data.runs import Run, read_run, write_run
-from ranklens.eval.measures import default_measures, evaluate
+from ranklens.eval.measures import Scorer, default_measures, evaluate
 from ranklens.eval.policy import trec_order
 
 
@@ -140,6 +140,19 @@ def test_every_query_scores_as_in_trec_eval_with_ties(seed: int) -> None:
         assert dict(found) == pytest.approx(expected, abs=1e-12)
         assert len(set(found.values())) > 1
     assert evaluation.warnings[0].startswith("20 queries of run 'ranklens' have tied scores")
+
+
+def test_rankings_score_as_the_runs_of_their_order() -> None:
+    grades, scores = random_case(3)
+    del scores["q4"]
+    qrels, run = make_qrels(grades), make_run(scores)
+    orders = {query_id: [doc.doc_id for doc in trec_order(docs)] for query_id, docs in run.items()}
+    for name in (*PARALLELS, "RR@10", "nDCG(judged_only=True)@10", "RBP", "gm_map", "NumRet"):
+        expected = evaluate(qrels, run, [name]).measures[name].per_query
+        scorer = Scorer(qrels, name)
+        assert scorer.values(orders) == expected
+        assert scorer.mean(orders) == pytest.approx(sum(expected.values()) / 20)
+        assert set(scorer.values({}).values()) == {expected["q4"]}
 
 
 def test_rr_at_k_is_rr_cut_at_k_with_ties() -> None:

@@ -23,6 +23,7 @@ def test_a_measure_is_read_and_missing_topics_are_zero(tmp_path: Path) -> None:
     assert (table.systems, table.topics) == (("a", "b"), ("1", "2"))
     assert table.values.tolist() == [[0.5, 0.25], [1.0, 0.0]]
     assert table.missing == 1
+    assert table.notes == ("1 pairs of a run and a topic are missing and count as 0",)
     assert table.means() == {"a": 0.375, "b": 0.5}
     assert read_score_table(path, "map").values.tolist() == [[0.1, 0.3], [0.2, 0.0]]
     assert read_score_table(path, "AP").means() == read_score_table(path, "map").means()
@@ -34,11 +35,12 @@ def test_gzip_and_means_that_are_none(tmp_path: Path) -> None:
     path = tmp_path / "t.tsv.gz"
     lines = [HEADER, *ROWS[:2], "a\tall\t0.3750\t0.2", "b\t1\t1.0\t0.2", "b\tall\t0.9\t0.2"]
     path.write_bytes(gzip.compress("\n".join(lines).encode()))
-    [note] = read_score_table(path, "ndcg_cut_10").notes
+    note, _ = read_score_table(path, "ndcg_cut_10").notes
     assert note.startswith(str(path))
     assert "of 1 runs" in note
     assert "'b', 0.9000 for a mean of 1.0000" in note
-    assert not read_score_table(path, "map").notes
+    [missing] = read_score_table(path, "map").notes
+    assert missing.startswith("1 pairs")
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,7 @@ def test_gzip_and_means_that_are_none(tmp_path: Path) -> None:
         ([HEADER, "a\t1\t1_0\t0"], "finite"),
         ([HEADER, ROWS[0], ROWS[0]], r"t\.tsv:3: the topic '1' of run 'a' occurs twice"),
         ([HEADER, ROWS[3]], "no scores"),
+        ([HEADER + "\tndcg_cut_10", "a\t1\t1\t0\t1"], r"t\.tsv:1: the column 'ndcg_cut_10' occurs"),
         (["q0 0 d1 1"], "expected a header with run, topic and measures"),
         ([], "expected a header"),
     ],

@@ -23,12 +23,11 @@ from dataclasses import dataclass
 
 from ranklens.data.errors import InvalidInputError
 from ranklens.data.qrels import Qrels
-from ranklens.data.records import ScoredDoc
-from ranklens.data.runs import Run
 from ranklens.eval.agree.rankings import Scores, kendall, ranking
-from ranklens.eval.ceiling import ceiling_run
+from ranklens.eval.ceiling import best_first
+from ranklens.eval.policy import Orders
 
-Score = Callable[[Qrels, Run], float]
+Score = Callable[[Orders], float]
 
 DEPTH = 100
 
@@ -96,25 +95,31 @@ class JudgeAsReranker:
 
 
 def judge_as_reranker(
-    runs: Mapping[str, Run],
-    gold: Qrels,
+    orders: Mapping[str, Orders],
     judge: Qrels,
     before: tuple[Scores, Scores],
-    score: Score,
+    score: tuple[Score, Score],
     depth: int = DEPTH,
 ) -> JudgeAsReranker:
     """Simulate that every system reranks its first ``depth`` documents by the judge's labels.
 
-    ``before`` holds the systems' mean scores by gold and by judge as they are; ``score`` is a
-    run's mean under some qrels. Gold and judge should be of the same queries.
+    ``orders`` are the systems' rankings. ``before`` holds their mean scores by gold and by judge
+    as they are; ``score`` gives the mean of any rankings, by gold and by judge, which should be
+    of the same queries.
     """
     by_gold, by_judge = before
-    adopted = {name: ceiling_run(run, judge, depth) for name, run in runs.items()}
-    after_gold = {name: score(gold, run) for name, run in adopted.items()}
-    after_judge = {name: score(judge, run) for name, run in adopted.items()}
-    best = judge_run(runs, judge, depth)
-    run_gold, run_judge = score(gold, best), score(judge, best)
-    names = list(runs)
+    gold_score, judge_score = score
+    after_gold, after_judge = {}, {}
+    for name, order in orders.items():
+        adopted = {
+            query_id: best_first(order[query_id], grades, depth)
+            for query_id, grades in judge.items()
+            if query_id in order
+        }
+        after_gold[name], after_judge[name] = gold_score(adopted), judge_score(adopted)
+    best = judge_orders(orders, judge, depth)
+    run_gold, run_judge = gold_score(best), judge_score(best)
+    names = list(orders)
     return JudgeAsReranker(
         depth,
         tau_before=kendall(by_gold, by_judge, names),
@@ -132,20 +137,18 @@ def _rank(score: float, scores: Scores) -> int:
     return 1 + sum(value > score + 1e-12 for value in scores.values())
 
 
-def judge_run(runs: Mapping[str, Run], judge: Qrels, depth: int) -> Run:
-    """Return the run of a judge that ranks whatever is among the first ``depth`` of any run.
+def judge_orders(orders: Mapping[str, Orders], judge: Qrels, depth: int) -> Orders:
+    """Return the rankings of a judge of whatever is among the first ``depth`` of any system.
 
-    Documents of one label come in the order of their best rank in any run, then of their ids.
+    Documents of one label come in the order of their best rank in any system, then of their ids.
     """
     rankings = {}
     for query_id, grades in judge.items():
         ranks: dict[str, int] = {}
-        for run in runs.values():
-            for rank, doc in enumerate(run.get(query_id, ())[:depth]):
-                ranks[doc.doc_id] = min(rank, ranks.get(doc.doc_id, rank))
-        order = sorted(ranks, key=lambda doc: (-max(grades.get(doc, 0), 0), ranks[doc], doc))
-        if order:
-            rankings[query_id] = [
-                ScoredDoc(doc_id, float(len(order) - place)) for place, doc_id in enumerate(order)
-            ]
-    return Run(rankings, tag="judge")
+        for order in orders.values():
+            for rank, doc_id in enumerate(order.get(query_id, ())[:depth]):
+                ranks[doc_id] = min(rank, ranks.get(doc_id, rank))
+        rankings[query_id] = sorted(
+            ranks, key=lambda doc: (-max(grades.get(doc, 0), 0), ranks[doc], doc)
+        )
+    return rankings

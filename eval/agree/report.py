@@ -6,7 +6,6 @@ families, or says which one was not measured.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -24,8 +23,6 @@ from ranklens.eval.agree.families import families_of, names_model
 from ranklens.eval.agree.labels import LabelAgreement, Scale, clipped, label_agreement
 from ranklens.eval.agree.rankings import RankAgreement, rank_agreement
 from ranklens.eval.agree.significance import (
-    LEVEL,
-    TUKEY,
     Cells,
     Decisions,
     Method,
@@ -34,8 +31,9 @@ from ranklens.eval.agree.significance import (
 )
 from ranklens.eval.agree.systems import Topics, aligned, score_runs
 from ranklens.eval.agree.top_systems import TopSystem, top_system
-from ranklens.eval.measures import evaluate
-from ranklens.eval.stats.tests import SAMPLES
+from ranklens.eval.measures import Scorer
+from ranklens.eval.policy import Orders
+from ranklens.eval.stats.family import too_coarse
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +93,7 @@ class Reporter:
     words: Mapping[str, int] | None = None
     advance: Callable[[int], None] = lambda count: None
     _gold: Qrels | None = None
+    _orders: Mapping[str, Orders] = field(default_factory=dict)
     _decided: dict[tuple[tuple[str, ...], tuple[str, ...]], Decisions] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -103,6 +102,10 @@ class Reporter:
             self._gold, _ = clipped(self.gold, self.scale)
             if self.runs:
                 self.gold_table = score_runs(self.runs, self._gold, self.measure, self.advance)
+                self._orders = {
+                    name: {query_id: [doc.doc_id for doc in docs] for query_id, docs in run.items()}
+                    for name, run in self.runs.items()
+                }
 
     def report(
         self,
@@ -200,13 +203,17 @@ class Reporter:
         shared = [query_id for query_id in self._gold if query_id in judge]
         gold, judged = self._gold.restricted_to(shared), judge.restricted_to(shared)
         before = ranked.gold_means, ranked.judge_means
-        return judge_as_reranker(self.runs, gold, judged, before, self._score, DEPTH)
+        score = self._scored(gold), self._scored(judged)
+        return judge_as_reranker(self._orders, judged, before, score, DEPTH)
 
-    def _score(self, qrels: Qrels, run: Run) -> float:
-        self.advance(1)
-        # The mean also of measures that are reported as a sum or a geometric mean.
-        values = evaluate(qrels, run, [self.measure]).measures[self.measure].per_query.values()
-        return math.fsum(values) / len(values)
+    def _scored(self, qrels: Qrels) -> Callable[[Orders], float]:
+        scorer = Scorer(qrels, self.measure)
+
+        def score(orders: Orders) -> float:
+            self.advance(1)
+            return scorer.mean(orders)
+
+        return score
 
 
 def _label_warnings(labels: LabelAgreement) -> list[str]:
@@ -249,13 +256,4 @@ def _rank_warnings(agreement: RankAgreement, counts: Cells, method: Method) -> l
                 f"{ties} pairs of systems have equal mean scores by {whose}: τ_AP, RBO, top k and "
                 "ranks order them by name"
             )
-    by_chance = method.test in ("randomisation", "bootstrap")
-    # The least p-value of B samples is 1 / (B + 1).
-    out_of_reach = counts.pairs / (SAMPLES + 1) >= LEVEL
-    if by_chance and method.correction in ("bonferroni", "holm") and out_of_reach:
-        warnings.append(
-            f"the {method.test} test with {SAMPLES} samples cannot reach significance after the "
-            f"{method.correction} correction over {counts.pairs} pairs; take --test t or "
-            f"--correction {TUKEY}"
-        )
-    return warnings
+    return [*warnings, *too_coarse(method.test, method.correction, counts.pairs)]

@@ -22,17 +22,13 @@ from numpy.typing import NDArray
 
 from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.score_table import ScoreTable
-from ranklens.eval.stats.corrections import CORRECTIONS, adjust
-from ranklens.eval.stats.tests import TESTS, differences, p_values
-from ranklens.eval.stats.tukey import randomised_tukey
-
-LEVEL = 0.05
-TUKEY = "tukey"
+from ranklens.eval.stats.family import LEVEL, TUKEY, check_correction, check_test, corrected
+from ranklens.eval.stats.tests import differences, p_values
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """How pairs are tested: ``test`` of TESTS, ``correction`` of CORRECTIONS or ``tukey``.
+    """How pairs are tested: a test and a correction, by their names.
 
     ``tukey`` is the randomised Tukey HSD, a test of all pairs at once: ``test`` is then None.
     Raises UsageError for other names.
@@ -43,18 +39,14 @@ class Method:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        corrections = (*CORRECTIONS, TUKEY)
-        if self.correction not in corrections:
-            raise UsageError(
-                f"unknown correction {self.correction!r}; they are {', '.join(corrections)}"
-            )
+        check_correction(self.correction)
         if self.correction == TUKEY:
             if self.test is not None:
                 raise UsageError(
                     f"the correction tukey is a test of its own; it excludes {self.test!r}"
                 )
-        elif self.test not in TESTS:
-            raise UsageError(f"unknown test {self.test!r}; the tests are {', '.join(TESTS)}")
+        else:
+            check_test(self.test)
 
     def __str__(self) -> str:
         if self.correction == TUKEY:
@@ -81,11 +73,8 @@ def decisions(table: ScoreTable, method: Method) -> Decisions:
     rows = differences(table.values[first], table.values[second])
     # Differences are rounded: sums of those that cancel out are 0 but for the last bits.
     signs = np.sign(np.round(rows.mean(axis=1), 12)).astype(np.int64)
-    if method.correction == TUKEY:
-        adjusted = randomised_tukey(table.values, seed=method.seed)[first, second]
-    else:
-        assert method.test is not None
-        adjusted = adjust(p_values(method.test, rows, seed=method.seed), method.correction)
+    raw = None if method.test is None else p_values(method.test, rows, seed=method.seed)
+    adjusted = corrected(raw, table.values, (first, second), method.correction, seed=method.seed)
     return Decisions(signs, (adjusted < LEVEL) & (signs != 0))
 
 

@@ -9,7 +9,9 @@ from ranklens.data.errors import InvalidInputError
 from ranklens.data.qrels import Qrels
 from ranklens.data.runs import Run
 from ranklens.data.score_table import ScoreTable
-from ranklens.eval.measures import evaluate
+from ranklens.eval.measure_names import check_comparable
+from ranklens.eval.measures import Scorer, missing_queries
+from ranklens.eval.policy import DEFAULT
 
 Topics = Literal["shared", "own"]
 """``shared``: topics that gold and judge both have. ``own``: each all of its own."""
@@ -24,19 +26,18 @@ def score_runs(
     """Return the scores of runs per query, under the default policy of ``evaluate``.
 
     A judged query that a run lacks scores 0; the table counts those. Raises what ``evaluate``
-    does.
+    does, and UsageError for a measure that ``check_comparable`` refuses.
     """
+    scorer = Scorer(qrels, check_comparable(measure))
     scores = {}
     missing = 0
     for name, run in runs.items():
-        scores[name] = evaluate(qrels, run, [measure]).measures[measure].per_query
-        missing += sum(1 for query_id in qrels if not run.get(query_id))
+        missing += len(missing_queries(qrels, run))
+        scores[name] = scorer.values(
+            {q: DEFAULT.order(q, run[q], grades) for q, grades in qrels.items() if run.get(q)}
+        )
         advance(1)
-    table = ScoreTable.of(measure, scores)
-    notes = [f"{missing} pairs of a run and a judged query are missing and count as 0"]
-    return ScoreTable(
-        measure, table.systems, table.topics, table.values, missing, tuple(notes if missing else ())
-    )
+    return ScoreTable.of(measure, scores, missing=missing)
 
 
 def aligned(

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from ranklens.data.errors import InvalidInputError
 from ranklens.data.score_table import ScoreTable
-
-_LEVEL = 0.05
+from ranklens.eval.stats.family import LEVEL
+from ranklens.eval.stats.tests import differences, p_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +65,7 @@ def top_system(gold: ScoreTable, judge: ScoreTable) -> TopSystem:
 
 def _beaten(values: NDArray[np.float64], top: int) -> NDArray[np.bool_]:
     """Return, for every system but the top one, whether that is significantly better."""
-    from scipy.special import stdtr
-
-    topics = values.shape[1]
-    gaps = values[top] - np.delete(values, top, axis=0)
-    if topics < 2:
-        return np.zeros(len(gaps), dtype=bool)
-    error = gaps.std(axis=1, ddof=1) / np.sqrt(topics)
-    means = gaps.mean(axis=1)
-    # The same gap on every topic is infinitely many errors wide, or no gap at all.
-    always = np.where(means > 0, np.inf, 0.0)
-    statistic = np.where(error > 0, means / np.where(error > 0, error, 1), always)
-    return np.asarray(stdtr(topics - 1, -statistic) < _LEVEL / len(gaps))
+    others = np.delete(values, top, axis=0)
+    gaps = differences(np.broadcast_to(values[top], others.shape), others)
+    # Half of the two-sided p-value, where the top system is the better one.
+    return np.asarray((gaps.mean(axis=1) > 0) & (p_values("t", gaps) / 2 < LEVEL / len(gaps)))

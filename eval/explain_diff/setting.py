@@ -18,6 +18,8 @@ from ranklens.eval.measures import evaluate
 from ranklens.eval.policy import Policy
 
 Rows = Mapping[str, Sequence[RunLine]]
+Order = Literal["docno", "docno-ascending", "file", "rank"]
+Precision = Literal["float32", "float64"]
 _KEPT = 8
 # The fields of a setting that say which judgements there are, and which order.
 _OF_THE_FILES = (
@@ -43,8 +45,8 @@ class Setting:
     level: int | None = None
     recall: Literal["R", "R_cap"] | None = None
     digits: int | None = None
-    order: Literal["docno", "docno-ascending", "file", "rank"] = "docno"
-    scores: Literal["float32", "float64"] = "float32"
+    order: Order = "docno"
+    scores: Precision = "float32"
     missing: Literal["zero", "skip"] = "zero"
     unjudged: Literal["zero", "removed"] = "zero"
     without_relevant: Literal["zero", "skip"] = "zero"
@@ -105,6 +107,7 @@ class Figures:
     def __init__(self, parts: Sequence[Part], measure: str) -> None:
         self._parts = parts
         self._measure = mean_measure(measure)
+        self._read = lru_cache(_KEPT * len(parts))(self._judged_and_ranked)
         self._ranked = lru_cache(_KEPT * len(parts))(self._rank)
 
     def outcome(self, setting: Setting) -> Outcome:
@@ -117,14 +120,20 @@ class Figures:
         value = sum(means) / len(means) if setting.mean == "macro" else sum(values) / len(values)
         return Outcome(value, tuple(values))
 
-    def _rank(self, index: int, setting: Setting) -> tuple[Qrels, Run]:
+    def _judged_and_ranked(self, index: int, setting: Setting) -> tuple[Qrels, Run]:
         qrels, rows = _judged_and_listed(self._parts[index], setting)
-        return qrels, Run({query_id: _ordered(found, setting) for query_id, found in rows.items()})
+        # Most rules on ids and judgements leave the run as it was.
+        if rows is self._parts[index].rows:
+            return qrels, self._ranked(index, setting.order, setting.scores)
+        return qrels, _ranking(rows, setting.order, setting.scores)
+
+    def _rank(self, index: int, order: Order, scores: Precision) -> Run:
+        return _ranking(self._parts[index].rows, order, scores)
 
     def _values(self, index: int, setting: Setting) -> list[float]:
         base = self._measure
         kept = {name: getattr(setting, name) for name in _OF_THE_FILES}
-        qrels, run = self._ranked(index, replace(Setting(), **kept))
+        qrels, run = self._read(index, replace(Setting(), **kept))
         level = setting.level or base.rel
         if setting.without_relevant == "skip":
             qrels = qrels.restricted_to(
@@ -191,17 +200,21 @@ def _gaining_from(qrels: Qrels, level: int) -> Qrels:
     )
 
 
-def _ordered(rows: Sequence[RunLine], setting: Setting) -> list[ScoredDoc]:
-    """Return documents in the setting's order, with scores that only say the place."""
-    if setting.order == "rank":
+def _ranking(rows: Rows, order: Order, precision: Precision) -> Run:
+    return Run({query_id: _ordered(found, order, precision) for query_id, found in rows.items()})
+
+
+def _ordered(rows: Sequence[RunLine], order: Order, precision: Precision) -> list[ScoredDoc]:
+    """Return documents in an order, with scores that only say the place."""
+    if order == "rank":
         ranked = sorted(rows, key=lambda row: row.rank)
     else:
         scores = [row.score for row in rows]
-        if setting.scores == "float32":
+        if precision == "float32":
             scores = single_precision(scores).tolist()
         places = list(range(len(rows)))
-        if setting.order != "file":
-            places.sort(key=lambda n: rows[n].doc_id, reverse=setting.order == "docno")
+        if order != "file":
+            places.sort(key=lambda n: rows[n].doc_id, reverse=order == "docno")
         # Sorting keeps the order of equal scores.
         ranked = [rows[n] for n in sorted(places, key=lambda n: -scores[n])]
     return [ScoredDoc(row.doc_id, -float(place)) for place, row in enumerate(ranked)]

@@ -14,7 +14,8 @@ from ranklens.data.qrels import Qrels
 from ranklens.data.runs import Run
 from ranklens.eval.export.runs import normalised
 from ranklens.eval.measures import evaluate
-from ranklens.eval.stats.tests import paired_t
+from ranklens.eval.stats.effect import effect
+from ranklens.eval.stats.tests import differences, paired_t
 
 _NAMES = {
     "nDCG": "ndcg", "AP": "map", "RR": "mrr", "P": "precision", "R": "recall",
@@ -94,7 +95,8 @@ def ranx_report(qrels: Qrels, runs: Mapping[str, Run], measures: Sequence[str]) 
         pairs = {metric: (scores[one][metric], scores[other][metric]) for metric in names.values()}
         report[one]["comparisons"][other] = {m: paired_t(*pair) for m, pair in pairs.items()}
         report[one]["win_tie_loss"][other] = {
-            metric: {"W": int((a > b).sum()), "T": int((a == b).sum()), "L": int((a < b).sum())}
-            for metric, (a, b) in pairs.items()
+            metric: {"W": found.wins, "T": found.ties, "L": found.losses}
+            for metric, pair in pairs.items()
+            for found in [effect(differences(*pair))]
         }
     return report
