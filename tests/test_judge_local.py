@@ -115,9 +115,17 @@ def test_a_query_that_fills_the_model_leaves_the_other_pairs(
 def test_labels_that_the_vocabulary_lacks_are_refused(
     tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({"?": 0, "no": 1, "yes": 2}, unk_token="?"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?")
     lm = CausalLM.load(str(tiny_model()), device="cpu")
+    lm = CausalLM(lm.model, tokenizer, lm.placement, "words", "")
     file = tmp_path / "p.toml"
-    file.write_text('user = "{query} {passage}"\n[labels]\n"㈠" = 0\n"㈡" = 1\n', "utf-8")
+    file.write_text('user = "{query} {passage}"\n[labels]\nno = 0\nyes = 1\n')
+    LocalJudge(lm, load_prompt(str(file)))
+    file.write_text('user = "{query} {passage}"\n[labels]\nnein = 0\nja = 1\n')
     with pytest.raises(InvalidInputError, match="with one token"):
         LocalJudge(lm, load_prompt(str(file)))
 
