@@ -217,6 +217,8 @@ def test_somebody_elses_grades(call: Call, scored: Path) -> None:
         (("measure", "scored.json", "-k", "0"), 2, "depth must be at least 1"),
         (("measure", "scored.json", "-k", "1", "-k", "2", "-o", "x.json"), 2, "give one depth"),
         (("measure", "none.json"), 4, "no such file"),
+        (("measure", "."), 5, "error: . is a folder"),
+        (("measure", "scored.json", "--learned", "."), 5, "error: . is a folder"),
         (("answer", "bare.json", "--model", "m", "-o", "x.json"), 5, "no question has gold"),
         (("fit", "bare.json", "-o", "x.json"), 5, "no question has 'f1' of m: it has no answers"),
         (("score", "scored.json", "--model", "nowhere", "-o", "x.json"), 4, "nowhere"),
