@@ -179,9 +179,11 @@ def _is_run(path: Path) -> bool:
 def _local(
     model: str, prompt: JudgePrompt, most: int | None, device: str | None, dtype: str | None
 ) -> tuple[Judge, dict[str, Any]]:
+    from ranklens.cli.specs import pull_model
     from ranklens.data.causal_lm import CausalLM
     from ranklens.eval.judge.local import LocalJudge
 
+    pull_model(model)
     lm = CausalLM.load(model, device, dtype)
     identity = {
         "model": lm.name,
@@ -262,6 +264,7 @@ def _tell(
             "label_mass": found.mass,
             "tokens_in": found.tokens_in,
             "tokens_out": found.tokens_out,
+            "without_tokens": found.uncounted,
             "cost": cost,
             "prompt": prompt.name,
             "prompt_digest": prompt.digest,
@@ -276,7 +279,9 @@ def _tell(
     reasons = [f"{count} pairs failed: {reason}" for reason, count in found.failures.items()]
     unparsed = f"{found.unparsed} pairs are UNPARSED: their answer is no label; they have none"
     cut = f"{found.cut} passages were shortened"
+    uncounted = f"{found.uncounted} answers came without their tokens: these, and a cost, are more"
     warn([unparsed] * bool(found.unparsed) + reasons + [cut] * bool(found.cut))
+    warn([uncounted] * bool(found.uncounted))
     if found.mass is not None:
         note(f"the labels have {found.mass:.1%} of the next token's probability (median)")
     told = f"{found.tokens_in} tokens in, {found.tokens_out} out"

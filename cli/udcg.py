@@ -38,7 +38,10 @@ def prepare(
         Path | None, typer.Option(help="Judge relevance by this file, not the collection's.")
     ] = None,
     relevance_level: Annotated[
-        int | None, typer.Option(help="The lowest grade that is relevant; the collection's.")
+        int | None,
+        typer.Option(
+            callback=options.positive, help="The lowest grade that is relevant; the collection's."
+        ),
     ] = None,
     answers: Annotated[
         Path | None, typer.Option(help="Gold answers, JSON lines: query_id, answers.")
@@ -65,7 +68,8 @@ def prepare(
     judged = read_qrels(qrels) if qrels else loaded.judgements("UDCG")
     queries = [query for query in loaded.queries if query.id in judged][:limit]
     if not queries:
-        raise InvalidInputError(f"{qrels} judges no query of {loaded.name!r}")
+        judge = qrels or f"the judgements of {loaded.name!r}"
+        raise InvalidInputError(f"{judge}: no query of {loaded.name!r} is judged")
     golds = read_answers(answers) if answers else {}
     found = given_candidates(loaded, run, queries)
     texts = fetch_texts(loaded, found, depth, queries)
@@ -159,7 +163,7 @@ def measure(
     warnings = [*(weights.warnings(reader) if weights else ()), *shared.holes(examples, reader)]
     if empties := sum(not example.passages for example in examples):
         warnings.append(f"{empties} questions have no passages: their UDCG is {empty:g}")
-    if gap := _own_gap(examples, reader, gamma) if depths == [None] else "":
+    if gap := _own_gap(examples, reader, gamma, empty) if depths == [None] else "":
         warnings.append(gap)
     if output is not None:
         [only] = values.values()
@@ -218,12 +222,15 @@ app.command()(udcg_answers.check)
 app.command()(udcg_answers.fit)
 
 
-def _own_gap(examples: Sequence[Example], reader: str, gamma: float) -> str:
+def _own_gap(examples: Sequence[Example], reader: str, gamma: float, empty: float) -> str:
     """Return what to say where the file has other UDCG values than these."""
     from ranklens.eval.udcg.practical import practical_udcg
 
     gaps = [
-        abs(practical_udcg(example.utilities(reader), gamma).value - example.udcg[reader])
+        abs(
+            practical_udcg(example.utilities(reader), gamma, empty=empty).value
+            - example.udcg[reader]
+        )
         for example in examples
         if reader in example.udcg
     ]

@@ -113,24 +113,28 @@ class CausalLM:
         shared = self._shared(prompts)
         for rows in self._batches(prompts, batch):
             logits = self._last_logits([prompts[row] for row in rows], shared)
-            found = torch.log_softmax(logits, dim=-1)[:, wanted]
-            if bool(found.isnan().any()):
-                raise NumericalError(
-                    f"{self.name} gave NaN; its weights are damaged, or {self.placement.dtype} is "
-                    "too narrow for them"
-                )
+            found = self._checked(torch.log_softmax(logits, dim=-1)[:, wanted])
             result[rows] = found.double().cpu().numpy()
         return result
 
     def generate(self, prompts: Sequence[Sequence[int]], most: int) -> list[str]:
         """Return the greedy continuations, of at most ``most`` tokens, as text.
 
-        Prompts are continued one by one. Control tokens are left out of the text.
+        Prompts are continued one by one. Control tokens are left out of the text. Raises
+        NumericalError for NaN.
         """
         return [
             self._tokenizer.decode(self._greedy(prompt, most), skip_special_tokens=True)
             for prompt in prompts
         ]
+
+    def _checked(self, numbers: torch.Tensor) -> torch.Tensor:
+        if bool(numbers.isnan().any()):
+            raise NumericalError(
+                f"{self.name} gave NaN; its weights are damaged, or {self.placement.dtype} is "
+                "too narrow for them"
+            )
+        return numbers
 
     def _batches(self, prompts: Sequence[Sequence[int]], batch: int) -> Iterator[list[int]]:
         """Yield the numbers of prompts of similar length, the longest first."""
@@ -217,7 +221,7 @@ class CausalLM:
                     use_cache=True,
                     logits_to_keep=1,
                 )
-                token = int(out.logits[0, -1].argmax())
+                token = int(self._checked(out.logits[0, -1]).argmax())
                 if token in ends:
                     break
                 answer.append(token)

@@ -108,6 +108,8 @@ def test_nan_is_an_error(tiny_model: Callable[..., Path]) -> None:
     lm.model.lm_head.weight.data.fill_(float("nan"))
     with pytest.raises(NumericalError, match="float32"):
         lm.next_log_probs([[5, 6]], TOKENS)
+    with pytest.raises(NumericalError, match="float32"):
+        lm.generate([[5, 6]], 2)
 
 
 def test_a_folder_without_a_decoder_is_refused(

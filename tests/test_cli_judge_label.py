@@ -211,6 +211,46 @@ def test_killed_it_goes_on_and_asks_nothing_twice(
     assert sorted(counts.values()) == [1] * 11 + [2]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+def test_interrupted_it_waits_for_no_answer_and_says_what_is_kept(
+    server: JudgeServer, collection: Path, tmp_path: Path, program: list[str],
+    program_environment: dict[str, str],
+) -> None:  # fmt: skip
+    hold = threading.Event()
+
+    def reply(body: dict[str, Any], n: int) -> Reply:
+        if len(server.seen) > 3:
+            hold.wait(300)
+        return completion("Grade: 1")
+
+    server.reply = reply
+    arguments = ["judge", "label", str(collection), "--endpoint", server.url, "--model", "m"]
+    arguments += ["--timeout", "200", "--concurrency", "1", "-o", "labels.txt"]
+    process = subprocess.Popen(
+        [*program, *arguments], cwd=tmp_path, env=program_environment, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    end = time.monotonic() + 120
+    while len(server.seen) < 4 and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    # Much less than the request may take.
+    _, told = process.communicate(timeout=60)
+    hold.set()
+    assert process.returncode == 7
+    assert "interrupted; 3 of 12 pairs are judged and kept in labels.txt.judged.jsonl" in told
+
+
+def test_a_cost_without_tokens_is_said_to_be_more(
+    call: Call, server: JudgeServer, collection: Path
+) -> None:
+    server.reply = lambda body, n: completion("Grade: 1", **({"usage": None} if n == 0 else {}))
+    command = ("judge", "label", collection, "--endpoint", server.url, "--model", "m")
+    done = call(*command, "--price", "1,1", "--limit", 2, "-o", "labels.txt")
+    assert "2 answers came without their tokens" in done.stderr
+    assert of(call(*command, "--limit", 2, "-o", "labels.txt", "--json"))["without_tokens"] == 2
+
+
 def test_several_judges_become_one(call: Call, tmp_path: Path) -> None:
     for name, grades in {"a": "013", "b": "012", "c": "023"}.items():
         lines = (f"q 0 d{n} {grade}\n" for n, grade in enumerate(grades))

@@ -159,8 +159,14 @@ def test_empty_lists_and_missing_values_are_said(call: Call, tmp_path: Path) -> 
         "1 of 3 passages have no p_abs or no relevance: they add nothing and count in n",
         "1 questions have no passages: their UDCG is 0.5",
     ]
+    full["udcg"] = {"m": value["measures"]["UDCG"]["per_query"][full["example_id"]]}
+    # As the authors' code writes it.
+    empty["udcg"] = {"m": 0.0}
+    path.write_text(json.dumps([full, empty]))
     done = call("udcg", "measure", path, "--empty-as-zero", "--json", "--per-query")
-    assert json.loads(done.stdout)["measures"]["UDCG"]["per_query"]["q3"] == 0.0
+    value = json.loads(done.stdout)
+    assert value["measures"]["UDCG"]["per_query"]["q3"] == 0.0
+    assert len(value["warnings"]) == 2, value["warnings"]
 
 
 def test_fit_and_use_weights(call: Call, scored: Path, tmp_path: Path) -> None:
@@ -211,6 +217,8 @@ def test_somebody_elses_grades(call: Call, scored: Path) -> None:
         (("measure", "scored.json", "-k", "0"), 2, "depth must be at least 1"),
         (("measure", "scored.json", "-k", "1", "-k", "2", "-o", "x.json"), 2, "give one depth"),
         (("measure", "none.json"), 4, "no such file"),
+        (("measure", "."), 5, "error: . is a folder"),
+        (("measure", "scored.json", "--learned", "."), 5, "error: . is a folder"),
         (("answer", "bare.json", "--model", "m", "-o", "x.json"), 5, "no question has gold"),
         (("fit", "bare.json", "-o", "x.json"), 5, "no question has 'f1' of m: it has no answers"),
         (("score", "scored.json", "--model", "nowhere", "-o", "x.json"), 4, "nowhere"),
@@ -276,3 +284,9 @@ def test_labels_and_levels_decide_what_is_relevant(
     assert [p["is_relevant"] for p in first["passages"]] == [False, False, True]
     assert [p["is_relevant"] for p in second["passages"]] == [False, False, False]
     assert "3 of 6 passages are not judged: irrelevant" in done.stderr
+    # With 0 what is not judged would be relevant.
+    done = call("udcg", "prepare", collection, "all", "-o", out, "--relevance-level", 0)
+    assert (done.returncode, "at least 1" in done.stderr) == (2, True)
+    labels.write_text("q9 0 d0 1\n")
+    done = call("udcg", "prepare", collection, "all", "-o", out, "--qrels", labels)
+    assert (done.returncode, f"{labels}: no query of" in done.stderr) == (5, True)

@@ -12,7 +12,7 @@ from ranklens.data.causal_lm import CausalLM
 from ranklens.data.errors import InvalidInputError
 from ranklens.eval.judge.local import LocalJudge
 from ranklens.eval.judge.prompt import load_prompt
-from ranklens.eval.judge.verdict import Pair, Verdict, rounded
+from ranklens.eval.judge.verdict import Failure, Pair, Verdict, rounded
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -29,7 +29,11 @@ PAIRS = [Pair("q", f"d{n}", "bake bread", text) for n, text in enumerate(PASSAGE
 
 
 def verdicts(judge: LocalJudge, pairs: list[Pair]) -> dict[str, Verdict]:
-    return {pair.doc_id: verdict for pair, verdict in judge.judge(pairs)}
+    found = {}
+    for pair, verdict in judge.judge(pairs):
+        assert isinstance(verdict, Verdict)
+        found[pair.doc_id] = verdict
+    return found
 
 
 def test_the_label_is_the_likeliest_next_token(tiny_model: Callable[..., Path]) -> None:
@@ -88,6 +92,42 @@ def test_criteria_are_a_call_each_and_their_mean(tiny_model: Callable[..., Path]
         grades = [call.grade for call in verdict.calls if call.grade is not None]
         assert verdict.grade == rounded(grades) == math.ceil(sum(grades) / 4 - 0.5)
         assert len({call.probabilities for call in verdict.calls}) == 4
+
+
+def test_a_query_that_fills_the_model_leaves_the_other_pairs(
+    tiny_model: Callable[..., Path],
+) -> None:
+    lm = CausalLM.load(str(tiny_model()), device="cpu")
+    judge = LocalJudge(lm, GRADED)
+    whole = dict(judge.judge(PAIRS))
+    long = Pair("long", "d9", "bread " * lm.context, "an oven")
+    found = dict(judge.judge([*PAIRS[:2], long, *PAIRS[2:]]))
+    failure = found.pop(long)
+    assert isinstance(failure, Failure)
+    assert "does not fit" in failure.reason
+    assert {pair: one.grade for pair, one in found.items() if isinstance(one, Verdict)} == {
+        pair: one.grade for pair, one in whole.items() if isinstance(one, Verdict)
+    }
+    assert len(found) == len(PAIRS)
+    assert [type(one) for _, one in judge.judge([long])] == [Failure]
+
+
+def test_labels_that_the_vocabulary_lacks_are_refused(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({"?": 0, "no": 1, "yes": 2}, unk_token="?"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?")
+    lm = CausalLM.load(str(tiny_model()), device="cpu")
+    lm = CausalLM(lm.model, tokenizer, lm.placement, "words", "")
+    file = tmp_path / "p.toml"
+    file.write_text('user = "{query} {passage}"\n[labels]\nno = 0\nyes = 1\n')
+    LocalJudge(lm, load_prompt(str(file)))
+    file.write_text('user = "{query} {passage}"\n[labels]\nnein = 0\nja = 1\n')
+    with pytest.raises(InvalidInputError, match="with one token"):
+        LocalJudge(lm, load_prompt(str(file)))
 
 
 def test_labels_of_several_tokens_are_refused(

@@ -23,6 +23,11 @@ VERDICTS = [
     Verdict((Call("graded", None, "no \u2028 idea\n"),), 100, 5),
     Verdict((Call("a", 3, "3"), Call("b", 2, "2")), 200, 2),
 ]
+# A grade that is no number.
+WRONG = (
+    b'{"query": "q", "doc": "d", "texts": "0", "calls": [{"name": "graded", "grade": "2"}],'
+    b' "tokens_in": 1, "tokens_out": 1, "tokens_cut": 0}'
+)
 
 
 def filled(path: Path) -> Path:
@@ -72,7 +77,26 @@ def test_another_judge_is_refused(tmp_path: Path, change: Mapping[str, str]) -> 
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("line", [b"{}", b"nonsense", b"[]", b"\xff", b'{"query": "q"}'])
+def test_a_judge_that_judged_nothing_gives_way(tmp_path: Path) -> None:
+    path = tmp_path / "s.jsonl"
+    with VerdictStore(path, {**JUDGE, "model": "mistyped"}):
+        pass
+    filled(path)
+    with VerdictStore(path, JUDGE) as store:
+        assert [store.get(pair) for pair in PAIRS] == VERDICTS
+    assert len(path.read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("content", [b"my notes", b'{"a": 1}', b'{"format": "other"}\n', b"\n"])
+def test_a_file_that_is_no_store_is_left_as_it_is(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "s.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(InvalidInputError, match=r"s\.jsonl"):
+        VerdictStore(path, JUDGE)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("line", [b"{}", b"nonsense", b"[]", b"\xff", b'{"query": "q"}', WRONG])
 def test_a_damaged_line_is_named(tmp_path: Path, line: bytes) -> None:
     path = filled(tmp_path / "s.jsonl")
     lines = path.read_bytes().splitlines(keepends=True)

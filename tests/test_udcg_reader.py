@@ -216,7 +216,7 @@ def test_interrupted_work_goes_on_where_it_was(folder: Path, tmp_path: Path) -> 
         expected = abstention_probabilities(undisturbed, pairs, kept, batch=2)
 
     lm = CausalLM.load(str(folder), device="cpu", dtype="float32")
-    stopped = Counting(lm, stop_after=2)
+    stopped = Counting(lm, stop_after=8)
     with pytest.raises(KeyboardInterrupt), open_kept(tmp_path / "kept", {}) as kept:
         abstention_probabilities(lm, pairs, kept, batch=2)
     assert stopped.prompts == 16
@@ -231,7 +231,7 @@ def test_interrupted_work_goes_on_where_it_was(folder: Path, tmp_path: Path) -> 
     with open_kept(tmp_path / "kept", {}) as kept:
         found = abstention_probabilities(resumed, pairs, kept, batch=2, advance=told.append)
     assert counting.prompts == 5
-    assert told == [15, 5]
+    assert told == [15, 2, 2, 1]
     assert [one.p_abs for one in found] == pytest.approx([one.p_abs for one in expected], rel=1e-4)
 
 
@@ -336,6 +336,23 @@ def test_answers_are_the_greedy_continuation_and_kept(
         assert answer == text.strip().partition("\n")[0].rstrip()
     monkeypatch.setattr(lm, "generate", None)
     assert answers_of(lm, asked, kept, 6) == found
+
+
+def test_a_question_that_does_not_fit_is_named(lm: CausalLM, kept: Kept) -> None:
+    with pytest.raises(InvalidInputError, match=r"the question 'how long.*does not fit"):
+        answers_of(lm, [("how long", ("Ann did.",))], kept, lm.context)
+
+
+def test_every_batch_is_kept_at_once(
+    lm: CausalLM, kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(kept, "put", lambda new: sizes.append(len(new)))
+    told: list[int] = []
+    pairs = [("who?", f"Ann did {n}.") for n in range(5)]
+    abstention_probabilities(lm, [*pairs, pairs[0]], kept, batch=2, advance=told.append)
+    assert sizes == [2, 2, 1]
+    assert (sum(told), told[0]) == (6, 0)
 
 
 def test_a_kept_value_is_the_value_that_was_computed(lm: CausalLM, tmp_path: Path) -> None:

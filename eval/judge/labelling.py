@@ -28,8 +28,9 @@ class Labelling:
 
     ``unparsed``: pairs whose answer was no label; ``failures``: pairs without an answer, by
     reason. ``resumed``: pairs that the store held already; ``cut``: pairs whose passage was
-    shortened. ``tokens_in`` and ``tokens_out`` are of all pairs, those held included. ``mass``: the
-    median share of the next token's probability that the labels had; None for an endpoint.
+    shortened. ``tokens_in`` and ``tokens_out`` are of all pairs, those held and those that failed
+    now included; ``uncounted``: pairs whose endpoint did not say. ``mass``: the median share of
+    the next token's probability that the labels had; None for an endpoint.
     """
 
     labels: Mapping[Ids, int]
@@ -39,6 +40,7 @@ class Labelling:
     cut: int
     tokens_in: int
     tokens_out: int
+    uncounted: int
     mass: float | None
 
     @property
@@ -52,22 +54,25 @@ def label_pairs(
 ) -> Labelling:
     """Judge what the store does not hold, and return the labels of all ``pairs``.
 
-    Raises PartialError, which says how much is kept, when the judge gives up.
+    Raises PartialError, which says how much is kept, when the judge gives up or is interrupted.
     """
     open_pairs = [pair for pair in pairs if store.get(pair) is None]
     failures: Counter[str] = Counter()
+    lost_in = lost_out = 0
     try:
         for pair, result in judge.judge(open_pairs):
             if isinstance(result, Failure):
                 failures[result.reason] += 1
+                lost_in += result.tokens_in
+                lost_out += result.tokens_out
             else:
                 store.add(pair, result)
             advance(1)
-    except PartialError as error:
+    except (PartialError, KeyboardInterrupt) as error:
         kept = sum(store.get(pair) is not None for pair in pairs)
         raise PartialError(
-            f"{error}; {kept} of {len(pairs)} pairs are judged and kept in {store.path}: the same "
-            "command goes on from there"
+            f"{str(error) or 'interrupted'}; {kept} of {len(pairs)} pairs are judged and kept in "
+            f"{store.path}: the same command goes on from there"
         ) from None
     found = {(pair.query_id, pair.doc_id): store.get(pair) for pair in pairs}
     verdicts = {ids: verdict for ids, verdict in found.items() if verdict is not None}
@@ -78,7 +83,8 @@ def label_pairs(
         failures=dict(failures),
         resumed=len(pairs) - len(open_pairs),
         cut=sum(one.tokens_cut > 0 for one in verdicts.values()),
-        tokens_in=sum(one.tokens_in for one in verdicts.values()),
-        tokens_out=sum(one.tokens_out for one in verdicts.values()),
+        tokens_in=lost_in + sum(one.tokens_in for one in verdicts.values()),
+        tokens_out=lost_out + sum(one.tokens_out for one in verdicts.values()),
+        uncounted=sum(one.tokens_in == 0 for one in verdicts.values()),
         mass=statistics.median(masses) if masses else None,
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ranklens.data.causal_lm import CausalLM
+from ranklens.data.chat import Encoded
 from ranklens.data.errors import InvalidInputError
 from ranklens.eval.judge.prompt import JudgePrompt
-from ranklens.eval.judge.verdict import Call, Pair, Verdict
+from ranklens.eval.judge.verdict import Call, Failure, Pair, Verdict
 
 _BATCH = {"cpu": 8, "cuda": 32}
 # Batches whose pairs are sorted by length together: a batch takes as long as its longest.
@@ -19,7 +20,7 @@ class LocalJudge:
 
     The answer's beginning, as far as all labels share it, is put into the model's mouth; each
     label then has to be one token. ``most``: tokens of a passage. Raises InvalidInputError for
-    labels that are not.
+    labels that are not, or that the model's vocabulary does not tell apart.
     """
 
     def __init__(self, lm: CausalLM, prompt: JudgePrompt, *, most: int | None = None) -> None:
@@ -39,20 +40,47 @@ class LocalJudge:
                     "endpoint, whose answers are read as text"
                 )
         self._tokens = [rest[0] for rest in rests]
+        if len(set(self._tokens)) < len(self._tokens):
+            raise InvalidInputError(
+                f"{lm.name} writes several labels of prompt {prompt.name!r} with one token, as "
+                "what its vocabulary lacks; use other labels, such as digits"
+            )
         self._grades = list(prompt.labels.values())
 
-    def judge(self, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Verdict]]:
-        """Yield every pair with its verdict, a batch at a time, in about the order given."""
+    def judge(self, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Verdict | Failure]]:
+        """Yield every pair with its verdict, a batch at a time, in about the order given.
+
+        A pair whose query leaves the passage no room in the model's context is a Failure.
+        """
         batch = _BATCH.get(self.lm.placement.device.partition(":")[0], 8)
         for start in range(0, len(pairs), _SORTED * batch):
             near = sorted(pairs[start : start + _SORTED * batch], key=_length)
             for first in range(0, len(near), batch):
-                some = near[first : first + batch]
-                yield from zip(some, self._verdicts(some), strict=True)
+                fitting: list[tuple[Pair, list[Encoded]]] = []
+                for pair in near[first : first + batch]:
+                    try:
+                        fitting.append((pair, self._encoded(pair)))
+                    except InvalidInputError as error:
+                        yield pair, Failure(str(error))
+                if fitting:
+                    verdicts = self._verdicts([prompts for _, prompts in fitting])
+                    yield from zip((pair for pair, _ in fitting), verdicts, strict=True)
 
-    def _verdicts(self, pairs: Sequence[Pair]) -> list[Verdict]:
+    def _encoded(self, pair: Pair) -> list[Encoded]:
+        """Return the prompts of a pair, one a call."""
+        return [
+            self.lm.encode(
+                self.prompt.turns(name, pair.query, pair.passage),
+                most=self.most,
+                reserve=len(self._begun) + 1,
+            )
+            for name in self.prompt.calls
+        ]
+
+    def _verdicts(self, pairs: Sequence[Sequence[Encoded]]) -> list[Verdict]:
         # Call by call, since the prompts of one call begin with the same words.
-        asked = [self._calls(name, pairs) for name in self.prompt.calls]
+        columns = zip(self.prompt.calls, zip(*pairs, strict=True), strict=True)
+        asked = [self._calls(name, encoded) for name, encoded in columns]
         return [
             Verdict(
                 tuple(call for call, _, _ in answers),
@@ -63,20 +91,12 @@ class LocalJudge:
             for answers in zip(*asked, strict=True)
         ]
 
-    def _calls(self, name: str, pairs: Sequence[Pair]) -> list[tuple[Call, int, int]]:
+    def _calls(self, name: str, encoded: Sequence[Encoded]) -> list[tuple[Call, int, int]]:
         """Return the answer to one call on every pair, its tokens and those cut."""
         import numpy as np
 
-        encoded = [
-            self.lm.encode(
-                self.prompt.turns(name, pair.query, pair.passage),
-                most=self.most,
-                reserve=len(self._begun) + 1,
-            )
-            for pair in pairs
-        ]
         prompts = [[*one.ids, *self._begun] for one in encoded]
-        logs = self.lm.next_log_probs(prompts, self._tokens, batch=len(pairs))
+        logs = self.lm.next_log_probs(prompts, self._tokens, batch=len(encoded))
         found = np.exp(logs)
         shares = np.exp(logs - np.logaddexp.reduce(logs, axis=1, keepdims=True))
         return [

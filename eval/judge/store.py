@@ -19,8 +19,8 @@ class VerdictStore:
     """An append-only JSONL file: a line that says who judges and how, then one line a pair.
 
     A last line without its end, of a process that was killed, is cut off. A pair is found again
-    only if its texts are the same. ``judge`` is what makes a label: a store of another judge is
-    refused with InvalidInputError that names what differs, and so is a damaged line.
+    only if its texts are the same. ``judge`` is what makes a label: a store with verdicts of
+    another is refused with InvalidInputError that names what differs, and so is a damaged line.
     One process at a time may have a store open; use it as a context manager.
     """
 
@@ -93,10 +93,16 @@ class VerdictStore:
         raw = self.path.read_bytes()
         whole = raw.rfind(b"\n") + 1
         lines = raw[:whole].splitlines()
+        if not whole and not _begins(raw, judge):
+            # No line of ours that was torn: somebody's file, which is not to be lost.
+            lines = [raw]
         for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
-                if number == 1:
+                if number == 1 and len(lines) == 1 and row["format"] == _FORMAT:
+                    # Nothing was judged: a mistyped judge is no reason to refuse the right one.
+                    whole = whole if row == judge else 0
+                elif number == 1:
                     self._check(row, judge)
                 else:
                     self._verdicts[row["query"], row["doc"]] = row["texts"], _verdict(row)
@@ -122,7 +128,18 @@ class VerdictStore:
                 )
 
 
+def _begins(torn: bytes, judge: Mapping[str, Any]) -> bool:
+    """Tell whether bytes can be the beginning of a first line."""
+    first = json.dumps({"format": judge["format"]}).encode()[:-1]
+    return torn[: len(first)] == first[: len(torn)]
+
+
 def _verdict(row: Mapping[str, Any]) -> Verdict:
+    for number in (row["tokens_in"], row["tokens_out"], row["tokens_cut"]):
+        if type(number) is not int:
+            raise TypeError
+    if not all(call["grade"] is None or type(call["grade"]) is int for call in row["calls"]):
+        raise TypeError
     calls = tuple(
         Call(
             call["name"], call["grade"], call.get("answer"), tuple(call.get("p", ())),

@@ -52,9 +52,14 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a pair could not be judged: it has no verdict, and can be asked again."""
+    """Why a pair could not be judged: it has no verdict, and can be asked again.
+
+    With the tokens of those of its calls that were answered.
+    """
 
     reason: str
+    tokens_in: int = 0
+    tokens_out: int = 0
 
 
 def rounded(grades: Sequence[int]) -> int:

@@ -9,6 +9,7 @@ depends on template and dtype: both are recorded with every value.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,8 +17,6 @@ from ranklens.data.causal_lm import CausalLM
 from ranklens.data.errors import InvalidInputError, NumericalError
 from ranklens.eval.udcg.kept import Kept, digest
 from ranklens.eval.udcg.prompt import abstention_token, question_with
-
-_BATCHES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +50,12 @@ def abstention_probabilities(
         value = kept.get(digest(*pair))
         if value is not None:
             found[pair] = Abstention(value["p_abs"], value["tokens_cut"])
-    advance(sum(pair in found for pair in pairs))
+    times = Counter(pairs)
+    advance(sum(times[pair] for pair in found))
     # The longest first: what memory there is shows at once, and batches have one length.
-    left = sorted({*pairs} - found.keys(), key=lambda pair: (-len(pair[0] + pair[1]), pair))
-    for start in range(0, len(left), batch * _BATCHES):
-        part = left[start : start + batch * _BATCHES]
-        new = _asked(lm, part, batch)
+    left = sorted(times.keys() - found.keys(), key=lambda pair: (-len(pair[0] + pair[1]), pair))
+    for start in range(0, len(left), batch):
+        new = _asked(lm, left[start : start + batch], batch)
         kept.put(
             [
                 (digest(*pair), {"p_abs": one.p_abs, "tokens_cut": one.tokens_cut})
@@ -65,7 +64,7 @@ def abstention_probabilities(
             ]
         )
         found |= new
-        advance(sum(pair in new for pair in pairs))
+        advance(sum(times[pair] for pair in new))
     return [found[pair] for pair in pairs]
 
 

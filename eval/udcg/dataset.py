@@ -69,8 +69,9 @@ def read_examples(path: Path) -> list[Example]:
     passage and key for what has another form, for an id that occurs twice, and for a number
     that is no probability. Ids may be integers, and are held as text.
     """
+    text = read_text(path)
     try:
-        value = json.loads(read_text(path), parse_constant=_refuse_constant)
+        value = json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise InvalidInputError(
             f"{path}:{error.lineno}: not JSON ({error.msg} at column {error.colno})"

@@ -244,8 +244,9 @@ def write_learned(learned: LearnedUdcg, path: Path) -> None:
 
 def read_learned(path: Path) -> LearnedUdcg:
     """Read what ``write_learned`` wrote; InvalidInputError names the key that is not as it was."""
+    text = read_text(path)
     try:
-        value = json.loads(read_text(path))
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"{path}: not JSON ({error})") from None
     if not isinstance(value, dict) or value.get("kind") != _KIND or value.get("format") != FORMAT:
