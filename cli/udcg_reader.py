@@ -40,7 +40,8 @@ def score(
     """Compute p_abs: how likely a model declines to answer, given each passage alone.
 
     What is computed is kept, so that an interrupted command goes on and other lists of the same
-    passages cost nothing. Template and dtype are written beside every value.
+    passages cost nothing. Template and dtype are written beside every value. Passages that cannot
+    be scored have none; the file is written all the same, and the command ends with 7.
 
     Example: ranklens udcg score lists.json --model smollm2-135m -o scored.json
     """
@@ -84,12 +85,14 @@ def score(
     if as_json:
         counts = {"passages": len(values), "missing": len(reasons), "cut": cut}
         print_json(
-            {"status": "ok", "file": str(output), "model": name, **about, **counts,
-             "warnings": warnings}
+            {"status": "partial" if reasons else "ok", "file": str(output), "model": name,
+             **about, **counts, "warnings": warnings}
         )  # fmt: skip
-        return
-    warn(warnings)
-    note(f"wrote {output}: p_abs of {len(values) - len(reasons)} passages for {name}")
+    else:
+        warn(warnings)
+        note(f"wrote {output}: p_abs of {len(values) - len(reasons)} passages for {name}")
+    if reasons:
+        raise typer.Exit(PartialError.exit_code)
 
 
 def answer(

@@ -99,6 +99,16 @@ def test_from_a_run_to_answers(
     assert done.returncode == 0
     assert again.read_bytes() == out.read_bytes()
 
+    # A question that does not fit leaves its passages without a value, and the others with theirs.
+    made[3]["question"] = "why? " * 5000
+    lists.write_text(json.dumps(made))
+    done = call("udcg", "score", lists, "--model", model, "-o", again, "--json")
+    assert done.returncode == 7
+    value = json.loads(done.stdout)
+    assert (value["status"], value["passages"], value["missing"]) == ("partial", 12, 3)
+    infos = [["models_info" in p for p in e["passages"]] for e in json.loads(again.read_text())]
+    assert [scored for one in infos for scored in one] == [True] * 9 + [False] * 3
+
     done = call("udcg", "measure", out, "-k", 1, "-k", 3, "--json", "--per-query")
     assert done.returncode == 0, done.stderr
     measures = json.loads(done.stdout)["measures"]
