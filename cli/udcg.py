@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -138,6 +138,7 @@ def measure(
     import dataclasses
 
     from ranklens.cli.output import check_output, note, print_json, print_table, warn
+    from ranklens.eval.intervals import mean_interval
     from ranklens.eval.udcg.dataset import read_examples, write_examples
     from ranklens.eval.udcg.practical import NEUTRAL, REFERENCE_EMPTY, practical_udcg
 
@@ -174,14 +175,13 @@ def measure(
             ),
             output,
         )
-    rows = {
-        name: {
-            "value": shared.mean([v.value for v in found]),
-            "raw": shared.mean([v.raw for v in found]),
-        }
-        for name, found in values.items()
-    } | {name: {"value": shared.mean(listed)} for name, listed in extra.items()}
     by_question = {name: [v.value for v in found] for name, found in values.items()} | extra
+    rows: dict[str, dict[str, Any]] = {
+        name: {"value": shared.mean(listed), "ci95": list(mean_interval(listed))}
+        for name, listed in by_question.items()
+    }
+    for name, found in values.items():
+        rows[name]["raw"] = shared.mean([v.raw for v in found])
     if as_json:
         ids = [example.example_id for example in examples]
         measures = {
@@ -206,10 +206,15 @@ def measure(
         )
     note(f"reader {reader}, gamma {gamma:.4g}")
     print_table(
-        f"{len(examples)} questions",
-        ["measure", "mean", "raw"],
+        f"{len(examples)} questions, mean and 95% interval",
+        ["measure", "mean", "95% CI", "raw"],
         [
-            [name, f"{row['value']:.4f}", f"{row['raw']:+.4f}" if "raw" in row else ""]
+            [
+                name,
+                f"{row['value']:.4f}",
+                "[{:.3f}, {:.3f}]".format(*row["ci95"]),
+                f"{row['raw']:+.4f}" if "raw" in row else "",
+            ]
             for name, row in rows.items()
         ],
     )

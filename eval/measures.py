@@ -10,9 +10,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,13 +19,10 @@ import numpy as np
 from ranklens.data.errors import InvalidInputError
 from ranklens.data.qrels import Qrels
 from ranklens.data.runs import Run
+from ranklens.eval.intervals import mean_interval
 from ranklens.eval.measure_names import Aggregate, Measure, parse_measure
 from ranklens.eval.policy import DEFAULT, Orders, Policy
 from ranklens.eval.ranked_measures import Ranked
-
-_RESAMPLES = 1000
-_DRAWS = 1 << 22
-"""Drawn queries that are held at once: 32 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,28 +279,11 @@ def _summary(per_query: dict[str, float], aggregate: Aggregate) -> MeasureResult
     values = np.fromiter(per_query.values(), dtype=np.float64)
     if aggregate == "geometric":
         values = np.log(values)
-    means = np.concatenate([values[drawn].mean(axis=1) for drawn in _resamples(len(values))])
-    low, high = np.quantile(means, [0.025, 0.975])
-    summary = [float(values.mean()), float(low), float(high)]
+    low, high = mean_interval(values)
+    summary = [float(values.mean()), low, high]
     if aggregate == "geometric":
         summary = [math.exp(value) for value in summary]
     elif aggregate == "sum":
         summary = [value * len(values) for value in summary]
         summary[0] = math.fsum(values)
     return MeasureResult(summary[0], (summary[1], summary[2]), per_query)
-
-
-@lru_cache(maxsize=1)
-def _few_resamples(queries: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    return np.random.default_rng(0).integers(0, queries, (_RESAMPLES, queries))
-
-
-def _resamples(queries: int) -> Iterable[np.ndarray[Any, np.dtype[np.int64]]]:
-    """Yield the queries of all resamples, some rows at a time: the same for every measure."""
-    if _RESAMPLES * queries <= _DRAWS:
-        yield _few_resamples(queries)
-        return
-    generator = np.random.default_rng(0)
-    rows = max(_DRAWS // queries, 1)
-    for start in range(0, _RESAMPLES, rows):
-        yield generator.integers(0, queries, (min(rows, _RESAMPLES - start), queries))

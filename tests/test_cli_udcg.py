@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -245,6 +246,19 @@ def test_refusals(
     assert done.returncode == code
     assert message in done.stderr
     assert not (tmp_path / "x.json").exists()
+
+
+def test_the_mean_has_an_interval(call: Call, scored: Path) -> None:
+    done = call("udcg", "measure", scored, "-k", 2, "--per-query", "--json")
+    found = json.loads(done.stdout)["measures"]["UDCG@2"]
+    values = list(found["per_query"].values())
+    assert found["value"] == pytest.approx(statistics.fmean(values))
+    # Forty values: near the normal approximation.
+    half = 1.96 * statistics.pstdev(values) / math.sqrt(len(values))
+    low, high = found["ci95"]
+    assert low == pytest.approx(found["value"] - half, abs=half / 5)
+    assert high == pytest.approx(found["value"] + half, abs=half / 5)
+    assert f"[{low:.3f}, {high:.3f}]" in call("udcg", "measure", scored, "-k", 2).stdout
 
 
 def test_two_readers_have_to_be_told_apart(call: Call, tmp_path: Path) -> None:
