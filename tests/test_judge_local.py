@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ranklens.data.causal_lm import CausalLM
-from ranklens.data.errors import InvalidInputError
+from ranklens.data.errors import InvalidInputError, NumericalError
 from ranklens.eval.judge.local import LocalJudge
 from ranklens.eval.judge.prompt import load_prompt
 from ranklens.eval.judge.verdict import Failure, Pair, Verdict, rounded
@@ -110,6 +111,30 @@ def test_a_query_that_fills_the_model_leaves_the_other_pairs(
     }
     assert len(found) == len(PAIRS)
     assert [type(one) for _, one in judge.judge([long])] == [Failure]
+
+
+def test_nan_is_the_failure_of_its_own_pair(
+    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = CausalLM.load(str(tiny_model()), device="cpu")
+    judge = LocalJudge(lm, GRADED)
+    whole = dict(judge.judge(PAIRS))
+    forward = lm.next_log_probs
+    damaged = lm.encode(GRADED.turns(GRADED.calls[0], PAIRS[2].query, PAIRS[2].passage)).ids
+
+    def failing(prompts: Any, *arguments: Any, **keywords: Any) -> Any:
+        if any(prompt[: len(damaged)] == list(damaged) for prompt in prompts):
+            raise NumericalError("gave NaN")
+        return forward(prompts, *arguments, **keywords)
+
+    monkeypatch.setattr(lm, "next_log_probs", failing)
+    found = dict(judge.judge(PAIRS))
+    assert found.pop(PAIRS[2]) == Failure("gave NaN")
+    assert {pair: one.grade for pair, one in found.items() if isinstance(one, Verdict)} == {
+        pair: one.grade
+        for pair, one in whole.items()
+        if pair != PAIRS[2] and isinstance(one, Verdict)
+    }
 
 
 def test_labels_that_the_vocabulary_lacks_are_refused(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ranklens.data.causal_lm import CausalLM
 from ranklens.data.chat import Encoded
-from ranklens.data.errors import InvalidInputError
+from ranklens.data.errors import InvalidInputError, NumericalError
 from ranklens.eval.judge.prompt import JudgePrompt
 from ranklens.eval.judge.verdict import Call, Failure, Pair, Verdict
 
@@ -50,7 +50,8 @@ class LocalJudge:
     def judge(self, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Verdict | Failure]]:
         """Yield every pair with its verdict, a batch at a time, in about the order given.
 
-        A pair whose query leaves the passage no room in the model's context is a Failure.
+        A pair whose query leaves the passage no room in the model's context, or on which the model
+        gives NaN or Inf, is a Failure.
         """
         batch = _BATCH.get(self.lm.placement.device.partition(":")[0], 8)
         for start in range(0, len(pairs), _SORTED * batch):
@@ -63,8 +64,22 @@ class LocalJudge:
                     except InvalidInputError as error:
                         yield pair, Failure(str(error))
                 if fitting:
-                    verdicts = self._verdicts([prompts for _, prompts in fitting])
-                    yield from zip((pair for pair, _ in fitting), verdicts, strict=True)
+                    yield from self._judged(fitting)
+
+    def _judged(
+        self, fitting: Sequence[tuple[Pair, list[Encoded]]]
+    ) -> Iterator[tuple[Pair, Verdict | Failure]]:
+        try:
+            verdicts = self._verdicts([prompts for _, prompts in fitting])
+        except NumericalError as error:
+            if len(fitting) == 1:
+                yield fitting[0][0], Failure(str(error))
+                return
+            # One by one, to tell the pairs that fail from their neighbours.
+            for one in fitting:
+                yield from self._judged([one])
+            return
+        yield from zip((pair for pair, _ in fitting), verdicts, strict=True)
 
     def _encoded(self, pair: Pair) -> list[Encoded]:
         """Return the prompts of a pair, one a call."""
