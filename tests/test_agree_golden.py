@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import astuple
 from pathlib import Path
@@ -18,6 +19,7 @@ from ranklens.data.qrels import read_qrels
 from ranklens.data.score_table import read_score_table
 from ranklens.eval.agree.labels import Scale, label_agreement
 from ranklens.eval.agree.report import Reporter
+from ranklens.eval.agree.significance import Method, decisions
 
 Find = Callable[[str], Path]
 Values = NDArray[np.float64]
@@ -107,6 +109,42 @@ def test_human_against_synthetic_judgements(shared_collection: Find, year: str) 
         )
         assert ours == pytest.approx(again, abs=1e-9)
         assert plain_cells(list(gold.values()), list(judge.values())) == cells
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "cell"),
+    [("UNH_bm25", "p_exp_bert", "AA"), ("TUW19-p1-re", "bm25tuned_rm3_p", "MA_j")],
+)
+def test_two_pairs_by_hand(shared_collection: Find, first: str, second: str, cell: str) -> None:
+    """Of the differences t = mean / (sd / √n), two-sided; 630 pairs."""
+    folder = shared_collection("trec-dl-run-scores")
+    signs, claims = [], []
+    for name, claimed in (("official", 254), ("syndl-full", 436)):
+        path = folder / f"dl2019.{name}.tsv.gz"
+        scores = plainly_read(path)
+        differences = [a - b for a, b in zip(scores[first], scores[second], strict=True)]
+        n = len(differences)
+        mean = math.fsum(differences) / n
+        variance = math.fsum((d - mean) ** 2 for d in differences) / (n - 1)
+        t = mean / math.sqrt(variance / n)
+        p = 2 * stats.t.sf(abs(t), n - 1)
+        # Holm: the smallest p that is no claim has been multiplied by the pairs that are left.
+        by_hand = p * (630 - claimed) < 0.05
+        # Bonferroni, which is stricter, agrees with every claim here.
+        assert by_hand == (p * 630 < 0.05)
+
+        table = read_score_table(path, "nDCG@10")
+        systems = list(table.systems)
+        pair = systems.index(first), systems.index(second)
+        assert pair[0] < pair[1]
+        place = list(itertools.combinations(range(len(systems)), 2)).index(pair)
+        found = decisions(table, Method())
+        assert int(found.significant.sum()) == claimed
+        assert (found.signs[place], found.significant[place]) == (math.copysign(1, t), by_hand)
+        signs.append(t > 0)
+        claims.append(by_hand)
+    assert signs[0] == signs[1]
+    assert claims == {"AA": [True, True], "MA_j": [False, True]}[cell]
 
 
 def plainly_read(path: Path) -> dict[str, Values]:
