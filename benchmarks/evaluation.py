@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ranklens.cli.evaluate import load_qrels
+from ranklens.cli.measuring import load_qrels
 from ranklens.eval.stats.tukey import randomised_tukey
 
 MEASURES = ["nDCG@10", "AP", "RR", "P@10", "R@100", "Judged@10"]

@@ -30,9 +30,7 @@ class Layout(StrEnum):
 
 
 def compare(
-    qrels: Annotated[
-        str, typer.Argument(metavar="QRELS|COLLECTION", help="A qrels file, or a collection.")
-    ],
+    qrels: options.QrelsArgument,
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN RUN...", help="TREC run files, two or more.")
     ],
@@ -46,14 +44,8 @@ def compare(
         list[str] | None,
         typer.Option("--measure", "-m", help="nDCG@10 (the default), 'AP(rel=2)', RR@10, …"),
     ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(help="Official measures: trec-dl, trec-dl-v2, trec-dl-doc, msmarco or beir."),
-    ] = None,
-    policy: Annotated[
-        str | None,
-        typer.Option(metavar="NAME[,CHANGE...]", help="As of `ranklens evaluate`."),
-    ] = None,
+    preset: options.PresetOption = None,
+    policy: options.PolicyOption = None,
     test: Annotated[str, typer.Option(help="t, wilcoxon, randomisation or bootstrap.")] = "t",
     correction: Annotated[
         str, typer.Option(help="holm, bonferroni, tukey (randomised); bh, by; or none.")
@@ -80,13 +72,11 @@ def compare(
 
     Example: ranklens compare sample:pydocs bm25.run reranked.run --queries 3
     """
-    from ranklens.cli.evaluate import load_qrels
+    from ranklens.cli.measuring import asked, load_qrels
     from ranklens.cli.output import print_json, warn
     from ranklens.cli.run_labels import run_labels
     from ranklens.data.runs import read_run
-    from ranklens.eval import measure_presets
     from ranklens.eval.comparison import compare as compare_runs
-    from ranklens.eval.policy import DEFAULT, parse_policy
 
     if as_json and layout is not None:
         raise UsageError("--json excludes --format")
@@ -98,16 +88,13 @@ def compare(
     base = _baseline(baseline, runs, labels)
     if queries is not None and base is None:
         raise UsageError("--queries of more than two runs needs --baseline RUN")
-    official = measure_presets.preset(preset) if preset is not None else None
-    chosen = official.policy if official else DEFAULT
-    if policy is not None:
-        chosen = parse_policy(policy)
+    measures, chosen = asked(preset, measure, policy)
     judged, _, notes = load_qrels(qrels)
     loaded = {label: read_run(path) for label, path in zip(labels, runs, strict=True)}
     comparison = compare_runs(
         judged,
         loaded,
-        [*(official.measures if official else ()), *(measure or ())] or ["nDCG@10"],
+        measures or ["nDCG@10"],
         baseline=base,
         test=test,
         correction=correction,

@@ -10,37 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ranklens.cli import options
-from ranklens.data.errors import InvalidInputError, MissingResourceError, UsageError
+from ranklens.data.errors import InvalidInputError, UsageError
 
 if TYPE_CHECKING:
-    from ranklens.data.qrels import Qrels
     from ranklens.eval.measures import Evaluation
 
 
 def evaluate(
-    qrels: Annotated[
-        str, typer.Argument(metavar="QRELS|COLLECTION", help="A qrels file, or a collection.")
-    ],
+    qrels: options.QrelsArgument,
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="TREC run files.")],
     measure: Annotated[
         list[str] | None,
         typer.Option("--measure", "-m", help="nDCG@10, 'AP(rel=2)', RR@10, P@5, Judged@10, …"),
     ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            help="Official measures: trec-dl (2019, 2020), trec-dl-v2 (2021 to 2023), "
-            "trec-dl-doc, msmarco or beir; more with -m."
-        ),
-    ] = None,
-    policy: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME[,CHANGE...]",
-            help="trec_eval-9 or trec_eval-10; changes such as missing=skip, ties=rank, "
-            "unjudged=removed, depth=100, self_documents=remove.",
-        ),
-    ] = None,
+    preset: options.PresetOption = None,
+    policy: options.PolicyOption = None,
     first_stage: Annotated[
         Path | None,
         typer.Option(
@@ -71,23 +55,18 @@ def evaluate(
 
     Example: ranklens evaluate sample:pydocs bm25.run reranked.run -m nDCG@10 -m Judged@10
     """
+    from ranklens.cli.measuring import asked, load_qrels
     from ranklens.cli.output import print_json, warn
     from ranklens.data.runs import read_run
-    from ranklens.eval import measure_presets
     from ranklens.eval.measures import default_measures
     from ranklens.eval.measures import evaluate as evaluate_run
-    from ranklens.eval.policy import DEFAULT, parse_policy
 
     if depth is not None and first_stage is None:
         raise UsageError("--depth is about the ceiling of --first-stage; give that too")
     if trec_eval and (as_json or residuals or first_stage):
         raise UsageError("--trec-eval does not go with --json, --residuals or --first-stage")
-    official = measure_presets.preset(preset) if preset is not None else None
-    chosen = official.policy if official else DEFAULT
-    if policy is not None:
-        chosen = parse_policy(policy)
+    measures, chosen = asked(preset, measure, policy)
     judged, level, notes = load_qrels(qrels)
-    measures = list(dict.fromkeys([*(official.measures if official else ()), *(measure or ())]))
     measures = measures or default_measures(level)
     results, warnings = [], [*notes]
     stage = None
@@ -131,26 +110,6 @@ def evaluate(
         return
     ceiling = f", ceiling of the first {stage.depth} of {first_stage}" if stage else ""
     _print(results, measures, per_query, ceiling)
-
-
-def load_qrels(spec: str) -> tuple[Qrels, int, tuple[str, ...]]:
-    """Return judgements, the grade from which they count as relevant, and what to tell the user."""
-    path = Path(spec).expanduser()
-    # Of files, these are collections.
-    requests = path.name.removesuffix(".gz").endswith(".jsonl")
-    if path.is_file() and not requests:
-        from ranklens.data.qrels import read_qrels
-
-        return read_qrels(path), 1, ()
-    from ranklens.data.coverage import absent_judged
-    from ranklens.data.load import load_collection
-
-    try:
-        collection = load_collection(spec)
-    except MissingResourceError as error:
-        raise MissingResourceError(f"no qrels file {spec!r}, and {error}") from None
-    judged = collection.judgements("evaluation")
-    return judged, collection.relevance_level, (*collection.notes, *absent_judged(collection))
 
 
 class _Result:

@@ -77,7 +77,7 @@ def explain_diff(
 
 
 def _parts(files: list[str], other_qrels: Path | None) -> tuple[list[Part], list[str]]:
-    from ranklens.cli.evaluate import load_qrels
+    from ranklens.cli.measuring import load_qrels
     from ranklens.data.qrels import read_qrels
     from ranklens.eval.explain_diff.setting import Part, read_rows
 

@@ -64,7 +64,7 @@ def ranx(
 
     Example: ranklens export ranx sample:pydocs bm25.run reranked.run -o report.json
     """
-    from ranklens.cli.evaluate import load_qrels
+    from ranklens.cli.measuring import load_qrels
     from ranklens.cli.output import check_output, warn, wrote
     from ranklens.data.files import write_json
     from ranklens.eval.export.ranx import ranx_report
@@ -109,7 +109,7 @@ def ranx_qrels(
 
     Example: ranklens export ranx-qrels sample:pydocs -o qrels.json
     """
-    from ranklens.cli.evaluate import load_qrels
+    from ranklens.cli.measuring import load_qrels
     from ranklens.cli.output import check_output, warn, wrote
     from ranklens.data.files import write_json
     from ranklens.eval.export.ranx import ranx_qrels as converted

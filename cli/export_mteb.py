@@ -58,7 +58,7 @@ def mteb(
 
     Example: ranklens export mteb irds:beir/scifact/test a.run --task SciFact --model me/a@1 …
     """
-    from ranklens.cli.evaluate import load_qrels
+    from ranklens.cli.measuring import load_qrels
     from ranklens.cli.output import check_folder, warn, wrote
     from ranklens.data.runs import read_run
     from ranklens.eval.export.mteb import (

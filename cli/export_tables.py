@@ -28,7 +28,7 @@ def beir(
 
     Example: ranklens export beir scifact irds:beir/scifact/test sci.run nq irds:beir/nq nq.run
     """
-    from ranklens.cli.evaluate import load_qrels
+    from ranklens.cli.measuring import load_qrels
     from ranklens.cli.output import print_json, print_table, warn
     from ranklens.data.runs import read_run
     from ranklens.eval.export.beir import MEASURES, SETS, beir_table, check_set
@@ -74,8 +74,8 @@ def latex(
 
     Example: ranklens export latex sample:pydocs bm25.run reranked.run -m nDCG@10 -m AP
     """
-    from ranklens.cli.evaluate import load_qrels
     from ranklens.cli.latex_table import latex_table
+    from ranklens.cli.measuring import load_qrels
     from ranklens.cli.output import check_output, note, print_text, warn
     from ranklens.data.files import atomic_writer
     from ranklens.eval.measures import default_measures, evaluate
@@ -122,7 +122,7 @@ def hf(
 
     Example: ranklens export hf q.txt a.run --dataset org/set --task-id t -o .eval_results/t.yaml
     """
-    from ranklens.cli.evaluate import load_qrels
+    from ranklens.cli.measuring import load_qrels
     from ranklens.cli.output import check_output, warn, wrote
     from ranklens.data.extras import require
     from ranklens.data.runs import read_run

@@ -115,7 +115,7 @@ def _optimised(
     runs: list[Run], fusion: Fusion, spec: str, metric: str, depth: int
 ) -> tuple[Fusion, Run, dict[str, Any]]:
     """Return the best settings, the run they give, and what to say of it."""
-    from ranklens.cli.evaluate import load_qrels
+    from ranklens.cli.measuring import load_qrels
     from ranklens.eval.measures import evaluate
     from ranklens.retrieval.fusion import optimise
 

@@ -188,7 +188,7 @@ def _models(names: list[str] | None, judges: int) -> Sequence[str | None]:
 def _gold(spec: str | None) -> tuple[Qrels | None, tuple[str, ...]]:
     if spec is None:
         return None, ()
-    from ranklens.cli.evaluate import load_qrels
+    from ranklens.cli.measuring import load_qrels
 
     judged, _, notes = load_qrels(spec)
     return judged, notes
@@ -244,7 +244,7 @@ def _from_the_top(report: AgreementReport) -> tuple[float, float]:
     """Order reports by κ, descending, then by τ; what is undefined comes last."""
     kappa = None if report.labels is None else report.labels.overall.kappa
     tau = None if report.ranked is None else report.ranked.agreement.tau
-    return tuple(inf if value is None else -value for value in (kappa, tau))  # type: ignore[return-value]
+    return (inf if kappa is None else -kappa, inf if tau is None else -tau)
 
 
 def _warnings(reports: Sequence[AgreementReport]) -> list[str]:

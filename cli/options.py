@@ -28,6 +28,21 @@ CollectionArgument = Annotated[str, typer.Argument(metavar="COLLECTION", help=CO
 QrelsArgument = Annotated[
     str, typer.Argument(metavar="QRELS|COLLECTION", help="A qrels file, or a collection.")
 ]
+PresetOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Official measures: trec-dl (2019, 2020), trec-dl-v2 (2021 to 2023), trec-dl-doc, "
+        "msmarco or beir; more with -m."
+    ),
+]
+PolicyOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME[,CHANGE...]",
+        help="trec_eval-9 or trec_eval-10; changes such as missing=skip, ties=rank, "
+        "unjudged=removed, depth=100, self_documents=remove.",
+    ),
+]
 MeasuresOption = Annotated[
     list[str] | None,
     typer.Option("--measure", "-m", help="nDCG@10, 'AP(rel=2)', RR@10, P@5, Judged@10, …"),

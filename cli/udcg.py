@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -177,11 +178,11 @@ def measure(
         )
     by_question = {name: [v.value for v in found] for name, found in values.items()} | extra
     rows: dict[str, dict[str, Any]] = {
-        name: {"value": shared.mean(listed), "ci95": list(mean_interval(listed))}
+        name: {"value": fmean(listed), "ci95": list(mean_interval(listed))}
         for name, listed in by_question.items()
     }
     for name, found in values.items():
-        rows[name]["raw"] = shared.mean([v.raw for v in found])
+        rows[name]["raw"] = fmean([v.raw for v in found])
     if as_json:
         ids = [example.example_id for example in examples]
         measures = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated
 
 import typer
@@ -51,8 +52,7 @@ def check(
     if left := len(examples) - len(answered):
         warnings.append(f"{left} questions without {target} of {reader} are left out")
     found = {
-        name: (shared.mean(listed), correlation(listed, accuracy))
-        for name, listed in values.items()
+        name: (fmean(listed), correlation(listed, accuracy)) for name, listed in values.items()
     }
     if any(one.rho is None for _, one in found.values()):
         warnings.append("where a measure or the accuracy is constant there is no correlation")
@@ -64,13 +64,13 @@ def check(
         }
         print_json(
             {"status": "ok", "model": reader, "depth": depth, "target": target,
-             "questions": len(answered), "accuracy": shared.mean(accuracy), "abstained": abstained,
+             "questions": len(answered), "accuracy": fmean(accuracy), "abstained": abstained,
              "measures": rows, "warnings": warnings}
         )  # fmt: skip
         return
     warn(warnings)
     silent = "" if abstained is None else f", {abstained:.1%} abstained"
-    note(f"reader {reader}, {depth} passages: {target} {shared.mean(accuracy):.4f}{silent}")
+    note(f"reader {reader}, {depth} passages: {target} {fmean(accuracy):.4f}{silent}")
     print_table(
         f"{len(answered)} questions, against {target}",
         ["measure", "mean", "Spearman", "95% CI"],

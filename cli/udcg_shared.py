@@ -74,11 +74,6 @@ def holes(examples: Sequence[Example], reader: str) -> list[str]:
     ]
 
 
-def mean(values: Sequence[float]) -> float:
-    """Return the mean of one value or more."""
-    return sum(values) / len(values)
-
-
 def shown_rho(rho: float | None) -> str:
     """Return a correlation as tables show it."""
     return "none" if rho is None else f"{rho:+.4f}"

@@ -11,6 +11,7 @@ from ranklens.data.device import Placement, choose_placement
 from ranklens.data.errors import InvalidInputError, NumericalError
 from ranklens.data.extras import require
 from ranklens.data.models import resolve
+from ranklens.data.models.loading import lacking
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,11 +79,7 @@ class CausalLM:
             except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise InvalidInputError(f"cannot load the model {model}: {reason}") from error
-        # transformers fills absent weights with random numbers and says so in a log line only.
-        absent = sorted(
-            {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
-        )
-        if absent:
+        if absent := lacking(loading):
             raise InvalidInputError(
                 f"the model {model} lacks {len(absent)} weights of a causal language model "
                 f"(first: {absent[0]}); the folder is incomplete or holds another model"

@@ -13,6 +13,7 @@ import gzip
 import hashlib
 import io
 import json
+import math
 import os
 import secrets
 import zlib
@@ -47,6 +48,17 @@ class Place:
     def error(self, message: str) -> InvalidInputError:
         """Return the error that says ``file:line: message``."""
         return InvalidInputError(f"{self}: {message}")
+
+    def number(self, column: str, text: str) -> float:
+        """Return the finite number that a column holds; InvalidInputError for anything else."""
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        # float() reads 1_5 as 15.
+        if "_" in text or not math.isfinite(value):
+            raise self.error(f"the {column} {shown(text)} is not a finite number")
+        return value
 
     def seen_from(self, other: Place) -> str:
         """Return this place for a message about ``other``: with the file only if it differs."""

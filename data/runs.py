@@ -196,25 +196,14 @@ def run_lines(path: Path, report: Report = refuse) -> Iterator[tuple[Place, RunL
             row = RunLine(
                 query_id,
                 doc_id,
-                _number(place, "rank", rank),
-                _number(place, "score", score),
+                place.number("rank", rank),
+                place.number("score", score),
                 tag,
             )
         except InvalidInputError as error:
             report(error)
             continue
         yield place, row
-
-
-def _number(place: Place, column: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    # float() reads 1_5 as 15.
-    if "_" in text or not math.isfinite(value):
-        raise place.error(f"the {column} {shown(text)} is not a finite number")
-    return value
 
 
 def write_run(run: Run, path: Path) -> None:

@@ -94,7 +94,11 @@ def read_score_table(path: Path, measure: str) -> ScoreTable:
     scores: dict[str, dict[str, float]] = {}
     means: dict[str, float] = {}
     for place, fields in _fields(rows, len(columns)):
-        run, topic, score = fields[run_at], fields[topic_at], _score(place, fields[score_at])
+        run, topic, score = (
+            fields[run_at],
+            fields[topic_at],
+            place.number("score", fields[score_at]),
+        )
         of_run = means if topic == _ALL else scores.setdefault(run, {})
         key = run if topic == _ALL else topic
         if key in of_run:
@@ -121,16 +125,6 @@ def _fields(rows: Iterator[tuple[Place, str]], width: int) -> Iterator[tuple[Pla
         if len(fields) != width:
             raise place.error(f"expected {width} columns as in the header, got {len(fields)}")
         yield place, fields
-
-
-def _score(place: Place, text: str) -> float:
-    try:
-        score = float(text)
-    except ValueError:
-        score = math.nan
-    if "_" in text or not math.isfinite(score):
-        raise place.error(f"the score {shown(text)} is not a finite number")
-    return score
 
 
 def _notes(

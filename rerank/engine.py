@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ranklens.data.device import Placement, choose_placement
 from ranklens.data.errors import InvalidInputError, NumericalError, RanklensError
 from ranklens.data.extras import require
+from ranklens.data.models.loading import lacking
 from ranklens.data.pages import keep_freed_pages
 from ranklens.rerank.groups import MOST, Gathered, groups, held_bytes
 from ranklens.rerank.plan import SignalPlan, context_of, full_layers, plan_signal, rope_switch
@@ -132,11 +133,7 @@ class AttentionEngine:
                 raise InvalidInputError(
                     f"cannot load the model in {path}: {_line(error)}"
                 ) from error
-        # transformers fills absent weights with random numbers and says so in a log line only.
-        absent = sorted(
-            {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
-        )
-        if absent:
+        if absent := lacking(loading):
             raise InvalidInputError(
                 f"the model in {path} lacks {len(absent)} weights of its architecture "
                 f"(first: {absent[0]}); the folder is incomplete or holds another model"

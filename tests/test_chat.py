@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ranklens.data.chat import Chat, Text, Turn
+from ranklens.data.chat import Chat, Role, Text, Turn
 from ranklens.data.errors import InvalidInputError
 
 transformers = pytest.importorskip("transformers")
@@ -64,9 +64,11 @@ def theirs(tokenizer: Any, *turns: tuple[str, str]) -> list[int]:
 
 
 def test_our_words_are_tokenised_as_the_template_would_have_it(tokenizer: Any) -> None:
-    turns = [("system", "You grade."), ("user", "A passage."), ("assistant", "2")]
-    turns.append(("user", "Another passage."))
-    ours = [Turn(role, (content,)) for role, content in turns]  # type: ignore[arg-type]
+    turns: list[tuple[Role, str]] = [
+        ("system", "You grade."), ("user", "A passage."), ("assistant", "2"),
+        ("user", "Another passage."),
+    ]  # fmt: skip
+    ours = [Turn(role, (content,)) for role, content in turns]
     assert ids(Chat(tokenizer), *ours) == theirs(tokenizer, *turns)
 
 

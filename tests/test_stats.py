@@ -1,6 +1,7 @@
 """Tests, corrections and effect of scores per topic, against scipy, statsmodels and enumeration."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,7 +60,10 @@ def test_wilcoxon_drops_topics_without_a_difference() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_randomisation_of_few_topics_is_exact(seed: int) -> None:
     a, b = scores(9, seed, shift=0.15)
-    mean = lambda x, y, axis: np.mean(x - y, axis=axis)  # noqa: E731
+
+    def mean(x: Any, y: Any, axis: int) -> Any:
+        return np.mean(x - y, axis=axis)
+
     exact = scipy.stats.permutation_test(
         (a, b), mean, permutation_type="samples", n_resamples=np.inf, vectorized=True
     )

@@ -11,21 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ranklens.data.causal_lm import CausalLM
 from ranklens.data.errors import InvalidInputError, NumericalError, RanklensError
-
-torch = pytest.importorskip("torch", reason="the extra llm is not installed")
-transformers = pytest.importorskip("transformers", reason="the extra llm is not installed")
-
-from ranklens.data.causal_lm import CausalLM  # noqa: E402
-from ranklens.eval.udcg.abstention import Abstention, abstention_probabilities  # noqa: E402
-from ranklens.eval.udcg.kept import Kept, open_kept  # noqa: E402
-from ranklens.eval.udcg.prompt import (  # noqa: E402
+from ranklens.eval.udcg.abstention import Abstention, abstention_probabilities
+from ranklens.eval.udcg.kept import Kept, open_kept
+from ranklens.eval.udcg.prompt import (
     SYSTEM,
     abstention_token,
     question_with,
     reader_settings,
 )
-from ranklens.eval.udcg.reading import answers_of  # noqa: E402
+from ranklens.eval.udcg.reading import answers_of
+
+torch = pytest.importorskip("torch", reason="the extra llm is not installed")
+transformers = pytest.importorskip("transformers", reason="the extra llm is not installed")
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

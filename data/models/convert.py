@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ranklens.data.errors import InvalidInputError
 from ranklens.data.extras import require
+from ranklens.data.models.loading import lacking
 from ranklens.data.quiet import quiet_transformers
 
 if TYPE_CHECKING:
@@ -55,10 +56,8 @@ def _read_model(gguf_file: Path) -> PreTrainedModel:
         dtype=torch.float32,
         output_loading_info=True,
     )
-    # What is missing was filled with random numbers, which only a log line would say.
-    lacking = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
-    if lacking:
-        raise InvalidInputError(f"{gguf_file.name} lacks weights: {', '.join(lacking[:5])}")
+    if absent := lacking(info):
+        raise InvalidInputError(f"{gguf_file.name} lacks weights: {', '.join(absent[:5])}")
     # A model read from GGUF refuses to be saved, de-quantised or not: an empty one takes over.
     config = read.config
     if hasattr(config, "quantization_config"):

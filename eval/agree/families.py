@@ -30,8 +30,6 @@ _PATTERNS = {family: re.compile(rf"(?<![a-z])({words})") for family, words in _W
 _REASONERS = re.compile(r"(?<![a-z0-9])o[134](?![a-z0-9])")
 _NOT_PLAIN = re.compile(r"[^a-z0-9]+")
 
-FAMILIES = tuple(_WORDS)
-
 
 def families_of(name: str) -> frozenset[str]:
     """Return the families that a name speaks of: none, one, or several (a distilled model's)."""

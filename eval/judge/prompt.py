@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ranklens.data.chat import Text, Turn
+from ranklens.data.chat import Role, Text, Turn
 from ranklens.data.errors import InvalidInputError, MissingResourceError
 from ranklens.data.files import read_text, shown
 
@@ -55,14 +55,15 @@ class JudgePrompt:
     def turns(self, call: str, query: str, passage: str) -> tuple[Turn, ...]:
         """Return a call's turns; only the passage may be cut, at its end."""
         texts = {"query": Text(query), "passage": Text(passage, cut="end")}
+        said: tuple[tuple[Role, str], ...] = (("system", self.system), ("user", self.user))
         turns = []
-        for role, words in (("system", self.system), ("user", self.user)):
+        for role, words in said:
             told = words.replace("{criterion}", self.criteria.get(call, "{criterion}")).strip()
             if told:
                 # Split by the places, every second part is the name of one.
                 parts = enumerate(_PLACE.split(told))
                 kept = tuple(texts[part] if number % 2 else part for number, part in parts)
-                turns.append(Turn(role, kept))  # type: ignore[arg-type]
+                turns.append(Turn(role, kept))
         return tuple(turns)
 
 

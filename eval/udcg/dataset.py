@@ -15,7 +15,6 @@ answered with the first ``depth`` passages, with its figures. Other keys are kep
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -219,8 +218,8 @@ def _text(where: str, values: Mapping[str, Any], key: str) -> str:
 
 
 def _probability(where: str, value: object) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 <= value <= 1 or not math.isfinite(value):  # type: ignore[operator,arg-type]
+    # NaN is in no range.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise InvalidInputError(f"{where} must be a number in [0, 1], got {shown(value)}")
 
 
