@@ -158,7 +158,7 @@ def _changes(
 def _as_json(
     comparison: Comparison, paths: dict[str, Path], changes: list[Changes], warnings: list[str]
 ) -> dict[str, Any]:
-    from ranklens.cli.report import measure_value
+    from ranklens.cli.pipeline_report import measure_value
     from ranklens.eval.stats.family import LEVEL
 
     value: dict[str, Any] = {

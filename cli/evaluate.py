@@ -134,7 +134,7 @@ class _Result:
 
     def as_json(self, per_query: bool) -> dict[str, Any]:
         """Return the result as JSON holds it."""
-        from ranklens.cli.report import measure_value
+        from ranklens.cli.pipeline_report import measure_value
 
         measures = {}
         for name, result in self.evaluation.measures.items():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ranklens.cli.documents import tell_origins
 from ranklens.cli.output import note, warn
-from ranklens.cli.report import pipeline_metrics
+from ranklens.cli.pipeline_report import pipeline_metrics
 from ranklens.cli.retrievers import RetrieverSpec
 from ranklens.cli.run_folder import RunFolder, open_run_folder
 from ranklens.cli.specs import RerankerSpec

@@ -52,7 +52,7 @@ def run(
         raise UsageError("--candidates are searched already; --index is of a retriever; give one")
     from ranklens.cli.output import note, print_json, warn
     from ranklens.cli.pipeline import run_pipeline
-    from ranklens.cli.report import print_metrics
+    from ranklens.cli.pipeline_report import print_metrics
     from ranklens.data.load import load_collection
     from ranklens.data.sampling import sampled
 
