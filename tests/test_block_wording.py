@@ -107,7 +107,9 @@ def test_a_mean_of_heads_is_the_sum_over_their_number(reranker: AttentionReranke
                 one = AttentionReranker(reranker.engine, profile)
                 found.append(one.read(layout).total())
             number = 8 if "heads" not in settings else 3
-            assert found[0].tolist()[0] == pytest.approx((found[1] * number).tolist()[0], rel=1e-5)
+            summed, mean = found[0].double(), found[1].double() * number
+            # Heads of either sign cancel, so what rounding does goes by the largest value.
+            assert (summed - mean).abs().max() <= 1e-6 * summed.abs().max()
 
 
 @pytest.mark.parametrize(

@@ -40,10 +40,10 @@ def test_kinds_and_hybrids_rank_as_they_should(
 ) -> None:
     """Approximate indexes are near exact search, and fusing is better than both parts.
 
-    All 300 queries over 1,500 documents, the relevant ones among them. One test, because they are
+    All 300 queries over 700 documents, the relevant ones among them. One test, because they are
     encoded once; in bfloat16, which is faster.
     """
-    scifact = sampled(load_collection(str(shared_collection("scifact"))), 1500)
+    scifact = sampled(load_collection(str(shared_collection("scifact"))), 700)
     assert len(scifact.queries) == 300
     encoder = Remembering("minilm-l6", device="cpu", dtype="bfloat16")
 

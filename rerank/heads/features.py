@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     Matrix = NDArray[np.float64]
 
 _TINY = 1e-30
+# What is kept in single precision.
+_ROUNDED = ("mass", "null", "calibrated")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ class FeatureStore:
                     query=judged.query.id,
                     grades=np.array(judged.grades),
                 )
-        features = read_features(self._reranker, judged)
+        features = _as_kept(read_features(self._reranker, judged))
         _save(path, features)
         return features
 
@@ -159,9 +161,17 @@ def _save(path: Path, features: HeadFeatures) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _as_kept(features: HeadFeatures) -> HeadFeatures:
+    """Return the features as they come back from disk: what is learned must not depend on it."""
+    rounded = {name: getattr(features, name).astype("float32") for name in _ROUNDED}
+    return dataclasses.replace(
+        features, **{name: values.astype("float64") for name, values in rounded.items()}
+    )
+
+
 def _arrays(features: HeadFeatures) -> dict[str, Any]:
     values = dataclasses.asdict(features)
-    for name in ("mass", "null", "calibrated"):
+    for name in _ROUNDED:
         values[name] = values[name].astype("float32")
     return values
 
@@ -177,7 +187,7 @@ def _load(path: Path) -> HeadFeatures | None:
             }
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    for name in ("mass", "null", "calibrated"):
+    for name in _ROUNDED:
         values[name] = values[name].astype("float64")
     named: dict[str, Any] = {name: str(values.pop(name)) for name in ("collection", "query")}
     return HeadFeatures(**named, **values)
