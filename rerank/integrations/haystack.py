@@ -76,10 +76,7 @@ class RanklensRanker:
 
     def warm_up(self) -> None:
         """Load the reranker, unless that has been done; raises as ``Reranker.from_spec``."""
-        with self._loading:
-            if self._loaded is None:
-                device = None if self.device is None else self.device.to_torch_str()
-                self._loaded = loaded(self.reranker, **{"device": device} | self.settings)
+        self._ready()
 
     async def warm_up_async(self) -> None:
         """Load the reranker in another thread, unless that has been done."""
@@ -169,10 +166,12 @@ class RanklensRanker:
         return self.top_k if top_k is None else top_k
 
     def _ready(self) -> Reranker:
-        """Return the reranker, loaded; a local name keeps it while another thread closes."""
-        while (reranker := self._loaded) is None:
-            self.warm_up()
-        return reranker
+        """Return the reranker; the first of several threads loads it, the others wait."""
+        with self._loading:
+            if self._loaded is None:
+                device = None if self.device is None else self.device.to_torch_str()
+                self._loaded = loaded(self.reranker, **{"device": device} | self.settings)
+            return self._loaded
 
     def _text(self, document: Document) -> str:
         values = (document.meta.get(field) for field in self.meta_fields_to_embed)

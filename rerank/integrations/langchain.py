@@ -24,6 +24,8 @@ except ImportError:
     require("langchain", "langchain_core")
     raise
 
+_EXPECTED = 'expected {"query": str, "documents": list}'
+
 
 class RanklensCompressor(BaseDocumentCompressor):
     """Keeps the ``top_n`` documents that answer a query best, best first.
@@ -57,13 +59,13 @@ class RanklensCompressor(BaseDocumentCompressor):
         **unknown: Any,
     ) -> None:
         # Pydantic refuses what is unknown, before a model is loaded for nothing.
-        super().__init__(
-            reranker=reranker,
-            settings=dict(settings or {}),
-            top_n=top_n,
-            score_key=score_key,
-            **unknown,
-        )
+        fields: dict[str, Any] = {
+            "reranker": reranker,
+            "settings": dict(settings or {}),
+            "top_n": top_n,
+            "score_key": score_key,
+        }
+        super().__init__(**fields, **unknown)
         check_top("top_n", top_n)
         self._loaded = loaded(reranker, **self.settings)
 
@@ -112,9 +114,9 @@ class RanklensCompressor(BaseDocumentCompressor):
 
 
 def _request(request: object) -> tuple[Sequence[Document], str]:
-    if not isinstance(request, Mapping) or not {"query", "documents"} <= request.keys():
-        raise InvalidInputError(
-            f'expected {{"query": str, "documents": list}}, got '
-            f"{sorted(map(str, request)) if isinstance(request, Mapping) else type(request).__name__}"
-        )
+    if not isinstance(request, Mapping):
+        raise InvalidInputError(f"{_EXPECTED}, got {type(request).__name__}")
+    for key in ("query", "documents"):
+        if key not in request:
+            raise InvalidInputError(f"{_EXPECTED}; {key!r} is missing")
     return request["documents"], request["query"]

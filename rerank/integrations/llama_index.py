@@ -15,12 +15,14 @@ from ranklens.rerank.integrations.ranked import DEFAULT, check_top, described, l
 try:
     from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, field_serializer
     from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
-    from llama_index.core.instrumentation import get_dispatcher
     from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
     from llama_index.core.postprocessor.types import BaseNodePostprocessor
     from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
+    from llama_index_instrumentation import get_dispatcher
 except ImportError:
+    # Other packages live in llama_index too: it can be there without its core.
     require("llama-index", "llama_index")
+    require("llama-index", "llama_index.core")
     raise
 
 RETRIEVAL_SCORE = "retrieval_score"
@@ -65,14 +67,14 @@ class RanklensRerank(BaseNodePostprocessor):
         **unknown: Any,
     ) -> None:
         # Pydantic refuses what is unknown, before a model is loaded for nothing.
-        super().__init__(
-            reranker=reranker,
-            settings=dict(settings or {}),
-            top_n=top_n,
-            keep_retrieval_score=keep_retrieval_score,
-            callback_manager=callback_manager or CallbackManager(),
-            **unknown,
-        )
+        fields: dict[str, Any] = {
+            "reranker": reranker,
+            "settings": dict(settings or {}),
+            "top_n": top_n,
+            "keep_retrieval_score": keep_retrieval_score,
+            "callback_manager": callback_manager or CallbackManager(),
+        }
+        super().__init__(**fields, **unknown)
         check_top("top_n", top_n)
         self._loaded = loaded(reranker, **self.settings)
 
@@ -117,7 +119,7 @@ class RanklensRerank(BaseNodePostprocessor):
         """Tell listeners of the start; the function that comes back makes nodes and tells them."""
         name, most = self._loaded.name, len(nodes) if self.top_n is None else self.top_n
         _dispatcher.event(ReRankStartEvent(query=query, nodes=nodes, top_n=most, model_name=name))
-        payload = {
+        payload: dict[str, Any] = {
             EventPayload.NODES: nodes,
             EventPayload.MODEL_NAME: name,
             EventPayload.QUERY_STR: query.query_str,
