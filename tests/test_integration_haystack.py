@@ -25,7 +25,7 @@ from haystack.core.errors import DeserializationError
 from haystack.dataclasses import ByteStream
 from haystack.document_stores.in_memory import InMemoryDocumentStore
 from haystack.utils import ComponentDevice
-from stand_in_rerankers import HOSTILE, Given, Held, Overlap, while_it_reads
+from tests.stand_in_rerankers import HOSTILE, Given, Held, Overlap, while_it_reads
 
 from ranklens.data.errors import (
     InvalidInputError,
