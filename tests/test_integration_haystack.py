@@ -148,7 +148,7 @@ def test_it_works_in_a_pipeline() -> None:
 
 def test_a_pipeline_names_the_failure_of_a_reranker_that_cannot_be_written_down() -> None:
     made = pipeline(RanklensRanker(reranker=Given(NumericalError("layer 3"))))
-    with pytest.raises(PipelineRuntimeError, match="'ranker'(?s:.*)layer 3") as caught:
+    with pytest.raises(PipelineRuntimeError, match=r"'ranker'(?s:.*)layer 3") as caught:
         made.run(ASKED)
     assert isinstance(caught.value.__cause__, NumericalError)
 
