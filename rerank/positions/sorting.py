@@ -49,11 +49,13 @@ def attention_sort(
     check_reads_slots(reranker)
     text, records = checked_request(query, documents)
     order = orders(reranker.profile.prompt.order, len(records))[0]
-    for number in range(1, rounds + 1):
+    read = 0
+    settled = False
+    attention: list[float] = []
+    while read < rounds and not settled:
         attention = slot_attention(reranker, text, records, order)
-        found = sorted(order, key=lambda index: attention[index])
+        found = sorted(order, key=attention.__getitem__)
         settled = found == order
         order = found
-        if settled:
-            break
-    return AttentionOrder(tuple(order), tuple(attention), number, settled)
+        read += 1
+    return AttentionOrder(tuple(order), tuple(attention), read, settled)
