@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from importlib import resources
 from pathlib import Path
 
@@ -54,6 +55,11 @@ def load_profile(spec: str | Path | Profile) -> Profile:
     except UnicodeDecodeError:
         raise InvalidInputError(f"{path}: not UTF-8") from None
     return _parse(text, str(path))
+
+
+def profile_of(value: object, where: str) -> Profile:
+    """Return the profile that ``Profile.to_dict`` gave; InvalidInputError begins with ``where``."""
+    return _parse(json.dumps(value), where)
 
 
 def save_profile(profile: Profile, path: str | Path) -> None:

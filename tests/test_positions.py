@@ -249,9 +249,9 @@ def test_attention_sorting_is_rounds_of_reading_and_sorting(
     order = list(range(len(TEXTS)))[::-1]
     steps = []
     for _ in range(3):
-        attention = dict(zip(order, directly(eager, QUERY, [TEXTS[i] for i in order]), strict=True))
-        order = sorted(order, key=lambda index: attention[index])
-        steps.append((list(order), [attention[i] for i in range(len(TEXTS))]))
+        read = dict(zip(order, directly(eager, QUERY, [TEXTS[i] for i in order]), strict=True))
+        order = sorted(order, key=read.__getitem__)
+        steps.append((list(order), [read[i] for i in range(len(TEXTS))]))
     for rounds in (1, 2, 3):
         found = attention_sort(reranker, QUERY, TEXTS, rounds=rounds)
         expected, attention = steps[found.rounds - 1]
