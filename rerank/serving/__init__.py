@@ -1,0 +1,1 @@
+"""A reranker behind HTTP: requests queued, batched, limited, counted; extra ``server``."""
