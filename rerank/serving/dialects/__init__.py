@@ -1,1 +1,1 @@
-"""The request and answer shapes of others that the server speaks: Cohere, Jina, vLLM, TEI."""
+"""The HTTP dialects of rerankers: Cohere v1 and v2, Jina, vLLM and TEI; ``routes`` binds paths."""
