@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from ranklens.data.parts import Parts, Passages, combine, split
 from ranklens.data.pieces import PieceTokenizer
 from ranklens.data.records import Document, Query
 from ranklens.rerank.backoff import Reading, read_in_pieces
-from ranklens.rerank.base import Ranking, checked_request
+from ranklens.rerank.base import Ranking, Reranker, Shortened, checked_request
 from ranklens.rerank.engine import AttentionEngine, TokenSignal
 from ranklens.rerank.frames import frame_of
 from ranklens.rerank.long_lists import Dealt, LongLists, lay_out, merge
@@ -28,6 +29,7 @@ from ranklens.rerank.profile_file import default_profile, load_profile
 from ranklens.rerank.prompt import PromptBuilder, PromptLayout, orders
 from ranklens.rerank.scales import shares
 from ranklens.rerank.scores import document_scores
+from ranklens.rerank.shortening import name_of, shorten
 
 if TYPE_CHECKING:
     from ranklens.rerank.kv.cache import DocumentCache
@@ -56,7 +58,7 @@ class Prepared:
         return sum(len(a.shared) + sum(len(tail.ids) for tail in a.tails) for a in each)
 
 
-class AttentionReranker:
+class AttentionReranker(Reranker):
     """Ranks documents by the attention that a decoder pays to them while it reads the query.
 
     ``long_lists`` says what happens to a list that one prompt cannot hold, see ``LongLists``;
@@ -81,6 +83,8 @@ class AttentionReranker:
         self.engine = engine
         self.profile = profile
         self.model = model
+        called = engine.config.model_type if model is None else name_of(model.spec)
+        self.name = f"attention:{called}"
         self.long_lists = LongLists(long_lists) if isinstance(long_lists, str) else long_lists
         self.passages = passages
         self.documents = documents
@@ -90,6 +94,8 @@ class AttentionReranker:
         whole = profile if passages is None else unlimited(profile)
         self._prompts = PromptBuilder(self._pieces, self.frame, whole)
         self._reading: Reading = engine
+        # Held while the model reads: a cache of documents is filled by one call at a time.
+        self._turn = threading.RLock()
         if documents is not None:
             from ranklens.rerank.kv.reading import CachedReading
 
@@ -201,7 +207,12 @@ class AttentionReranker:
 
     def read(self, layout: PromptLayout) -> TokenSignal:
         """Return the attention per token for a layout."""
-        return read_in_pieces(self._reading, layout, self.plan)
+        with self._turn:
+            return read_in_pieces(self._reading, layout, self.plan)
+
+    def shortened(self, text: str, most: int | None = None) -> Shortened:
+        """Return the text's first ``most`` tokens; see ``Reranker.shortened``."""
+        return shorten(text, most, self._pieces.text_with_offsets)
 
     def keep(self, documents: Sequence[str | Document]) -> None:
         """Compute documents ahead of any query, and keep them in the cache of documents.
@@ -215,7 +226,8 @@ class AttentionReranker:
             raise InvalidInputError("there is nothing to keep documents in: give documents=…")
         # Any query will do: none of it is in what is kept.
         for layouts in self._prepare(["x"], documents, 0).layouts:
-            self._reading.keep(layouts[0], self.plan)
+            with self._turn:
+                self._reading.keep(layouts[0], self.plan)
 
     def _prepare(
         self, queries: Sequence[str | Query], documents: Sequence[str | Document], request: int

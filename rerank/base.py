@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
-from ranklens.data.errors import InvalidInputError
+from ranklens.data.errors import InvalidInputError, RanklensError
+from ranklens.data.files import shown
 from ranklens.data.records import Document, Query
 
 
@@ -47,22 +49,85 @@ class Ranking(tuple[RankedDocument, ...]):
         return [ranked.id for ranked in self]
 
 
-class Reranker(Protocol):
-    """Orders documents for a query."""
+@dataclass(frozen=True, slots=True)
+class Shortened:
+    """A text as far as it was to be read: ``text`` is a prefix of the whole.
 
+    ``tokens`` are those of the prefix as the model counts them, ``tokens_cut`` those of the rest.
+    """
+
+    text: str
+    tokens: int
+    tokens_cut: int
+
+
+class Reranker(ABC):
+    """Orders documents for a query.
+
+    ``name`` is what results call it: ``attention:smollm2-135m``. One reranker may be called from
+    several threads: forward passes take turns, and results are those of calls one after another.
+    """
+
+    name: str
+
+    @abstractmethod
     def rank(self, query: str | Query, documents: Sequence[str | Document]) -> Ranking:
         """Return every document once, best first.
 
         ``documents`` come best first from the stage before; plain strings get their position
-        as id. The inputs are not changed.
+        as id. The inputs are not changed. Raises InvalidInputError as ``checked_request``, and
+        where query and documents cannot be made to fit the model.
         """
-        ...
 
     def rank_many(
         self, requests: Iterable[tuple[str | Query, Sequence[str | Document]]]
     ) -> Iterator[Ranking]:
-        """Yield one ranking per (query, documents), in order."""
-        ...
+        """Yield one ranking per (query, documents), in order; an error names the request."""
+        for number, request in enumerate(requests):
+            try:
+                query, documents = pair(request)
+                ranking = self.rank(query, documents)
+            except Exception as error:
+                named = named_error(error, number, request)
+                raise named from named.__cause__
+            yield ranking
+
+    @abstractmethod
+    def shortened(self, text: str, most: int | None = None) -> Shortened:
+        """Return the text's first ``most`` tokens as the model counts them; all where None.
+
+        Control tokens in the text count as the characters they are written with. Raises
+        InvalidInputError for ``most`` below 0.
+        """
+
+    @staticmethod
+    def from_spec(
+        spec: str, *, device: str | None = None, dtype: str | None = None, **settings: Any
+    ) -> Reranker:
+        """Load a reranker by ``KIND:MODEL``; see ``ranklens.rerank.from_spec``."""
+        from ranklens.rerank.from_spec import from_spec
+
+        return from_spec(spec, device=device, dtype=dtype, **settings)
+
+
+def pair(request: object) -> tuple[Any, Any]:
+    """Return a request's query and documents; InvalidInputError for what is no pair."""
+    if not isinstance(request, tuple | list) or len(request) != 2:
+        raise InvalidInputError(f"expected (query, documents), got {shown(request)}")
+    return request[0], request[1]
+
+
+def named_error(error: Exception, position: int, request: object) -> Exception:
+    """Return an error with the place of its request among others in it."""
+    query = request[0] if isinstance(request, tuple | list) and request else None
+    name = f" ({query.id!r})" if isinstance(query, Query) else ""
+    where = f"request {position}{name}, counted from 0"
+    if not isinstance(error, RanklensError):
+        error.add_note(f"in {where}")
+        return error
+    named = type(error)(f"{where}: {error}")
+    named.__cause__ = error
+    return named
 
 
 def checked_request(

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, TypeVar
 
-from ranklens.data.errors import InvalidInputError, RanklensError, UsageError
-from ranklens.data.files import shown
+from ranklens.data.errors import UsageError
 from ranklens.data.records import Document, Query
-from ranklens.rerank.base import Ranking
+from ranklens.rerank.base import Ranking, named_error, pair
 
 _log = logging.getLogger(__name__)
 
@@ -107,9 +106,9 @@ def _ranked(
             jobs: dict[int, J] = {}
             for place, request in enumerate(taken):
                 try:
-                    jobs[place] = prepare(position + place, *_pair(request))
+                    jobs[place] = prepare(position + place, *pair(request))
                 except Exception as error:
-                    failure = _named(error, position + place, request)
+                    failure = named_error(error, position + place, request)
                     break
             due = len(jobs)
             rankings: dict[int, Ranking] = {}
@@ -120,7 +119,7 @@ def _ranked(
                 try:
                     rankings[place] = finish(job)
                 except Exception as error:
-                    failure, due = _named(error, position + place, taken[place]), place
+                    failure, due = named_error(error, position + place, taken[place]), place
                     continue
                 now = time.perf_counter()
                 done = Throughput(
@@ -141,22 +140,3 @@ def _ranked(
     finally:
         if done.requests:
             _log.info("ranked %s", done)
-
-
-def _pair(request: Request) -> Request:
-    if not isinstance(request, tuple | list) or len(request) != 2:
-        raise InvalidInputError(f"expected (query, documents), got {shown(request)}")
-    return request[0], request[1]
-
-
-def _named(error: Exception, position: int, request: Request) -> Exception:
-    """Return the error with the request's place in it."""
-    query = request[0] if isinstance(request, tuple | list) and request else None
-    name = f" ({query.id!r})" if isinstance(query, Query) else ""
-    where = f"request {position}{name}, counted from 0"
-    if not isinstance(error, RanklensError):
-        error.add_note(f"in {where}")
-        return error
-    named = type(error)(f"{where}: {error}")
-    named.__cause__ = error
-    return named

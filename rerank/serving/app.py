@@ -2,32 +2,60 @@
 
 from __future__ import annotations
 
-from ranklens.data.extras import require
-
-require("server", "fastapi", "prometheus_client", "uvicorn")
-
 import contextlib
 from collections.abc import AsyncIterator
 
 import asyncio
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
+from ranklens import __version__
+from ranklens.data.errors import RanklensError
+from ranklens.rerank.serving import about
+from ranklens.rerank.serving.dialects.errors import error_response
+from ranklens.rerank.serving.dialects.routes import routers
+from ranklens.rerank.serving.failures import failure_of
+from ranklens.rerank.serving.reception import Reception
 from ranklens.rerank.serving.service import Service
 
 
 def create_app(service: Service) -> FastAPI:
-    """Return the application; the model is loaded while it starts, off the event loop."""
+    """Return the application.
+
+    When it starts the model is loaded in the service's own thread: ``/health`` answers 503 until
+    it is warm. When it ends the service is closed, and what was accepted is answered.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await asyncio.to_thread(service.start)
+        service.begin()
         yield
+        await asyncio.to_thread(service.close)
 
-    app = FastAPI(title="ranklens", lifespan=lifespan, docs_url=None, redoc_url=None)
-    with contextlib.suppress(ImportError):
-        from ranklens.rerank.serving.dialects.routes import routers
+    app = FastAPI(
+        title="ranklens", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    app.include_router(about.router(service))
+    for router in routers(service):
+        app.include_router(router)
+    about.add_page(app)
 
-        for router in routers(service):
-            app.include_router(router)
+    async def failed(request: Request, error: Exception) -> Response:
+        failure = failure_of(error, request.state.request_id)
+        if failure.reason is not None:
+            service.metrics.rejected.labels(failure.reason).inc()
+        return error_response(
+            request.url.path,
+            getattr(request.state, "body_is_tei", None),
+            failure.status,
+            failure.message,
+            dict(failure.headers),
+        )
+
+    app.add_exception_handler(RanklensError, failed)
+    app.add_exception_handler(HTTPException, failed)
+    paths = {path for route in app.routes if (path := getattr(route, "path", None))}
+    app.add_middleware(Reception, service=service, paths=paths)
     return app

@@ -1,0 +1,85 @@
+"""Rerankers by name: ``KIND:MODEL``, and what each kind takes.
+
+attention        attention of a decoder while it reads the query
+cross-encoder    a sequence classifier over (query, document)
+bi-encoder       the cosine of two vectors
+pointwise        a decoder asked of each document whether it answers the query: yes or no
+listwise         a decoder asked to write the order, in windows from the back to the front
+listwise-logits  the same, read off its choice of the first identifier
+identity         the order of the stage before; has no model
+"""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from typing import Any
+
+from ranklens.data.errors import UsageError
+from ranklens.rerank.base import Reranker
+
+IDENTITY = "identity"
+# Modules are imported when a kind is asked for: they load torch.
+_CLASSES = {
+    "attention": ("attention_reranker", "AttentionReranker"),
+    "cross-encoder": ("cross_encoder", "CrossEncoderReranker"),
+    "bi-encoder": ("bi_encoder", "BiEncoderReranker"),
+    "pointwise": ("pointwise", "PointwiseReranker"),
+    "listwise": ("listwise.generated", "ListwiseReranker"),
+    "listwise-logits": ("listwise.first_identifier", "FirstIdentifierReranker"),
+}
+KINDS = (*_CLASSES, IDENTITY)
+"""The kinds of rerankers; all but ``identity`` are followed by a model."""
+FORMS = ", ".join([*(f"{kind}:MODEL" for kind in _CLASSES), IDENTITY])
+"""The forms of a specification, as messages list them."""
+_PLACEMENT = ("device", "dtype")
+
+
+def split_spec(spec: str) -> tuple[str, str]:
+    """Return a specification's kind and model ("" for identity); UsageError names the kinds."""
+    if not isinstance(spec, str):
+        raise UsageError(f"a reranker is named by a str, got {type(spec).__name__}: {FORMS}")
+    kind, colon, model = spec.partition(":")
+    right = not colon if kind == IDENTITY else kind in _CLASSES and bool(model.strip())
+    if not right:
+        raise UsageError(f"unknown reranker {spec!r}; expected {FORMS}")
+    return kind, model.strip()
+
+
+def from_spec(
+    spec: str, *, device: str | None = None, dtype: str | None = None, **settings: Any
+) -> Reranker:
+    """Load the reranker that ``spec`` names, ``attention:smollm2-135m``, with its settings.
+
+    The model is pulled when it is a named one that is not here yet. Settings are the keywords of
+    the class's ``from_pretrained``, such as ``profile`` of attention and ``window`` of listwise.
+    Raises UsageError for an unknown kind or setting, with the list, and what the class raises.
+    """
+    kind, model = split_spec(spec)
+    if kind == IDENTITY:
+        _check_settings(spec, settings, ())
+        from ranklens.rerank.identity import IdentityReranker
+
+        return IdentityReranker()
+    module, name = _CLASSES[kind]
+    load = getattr(import_module(f"ranklens.rerank.{module}"), name).from_pretrained
+    _check_settings(spec, settings, _keywords(load))
+    found: Reranker = load(model, device=device, dtype=dtype, **settings)
+    return found
+
+
+def _keywords(load: Any) -> tuple[str, ...]:
+    """Return the settings of a kind: the keywords of its loader, but for device and dtype."""
+    parameters = inspect.signature(load).parameters.values()
+    return tuple(
+        one.name
+        for one in parameters
+        if one.kind is one.KEYWORD_ONLY and one.name not in _PLACEMENT
+    )
+
+
+def _check_settings(spec: str, settings: dict[str, Any], known: tuple[str, ...]) -> None:
+    for name in settings:
+        if name not in known:
+            takes = f"it takes {', '.join(known)}" if known else "it takes none"
+            raise UsageError(f"{spec} has no setting {name!r}; {takes}")
