@@ -2,13 +2,14 @@
 
 Strict where guessing would hide a mistake, lenient where nothing is lost: UTF-8 only, a byte
 order mark is skipped, of two equal keys the last counts (as in every client's own parser), NaN
-and Infinity are refused, halves of surrogate pairs are read (texts carry them on as U+FFFD).
-Bodies are never unpacked: a compressed one is refused, whatever it holds.
+and numbers that are not finite are refused, halves of surrogate pairs are read (texts carry them
+on as U+FFFD, as everywhere in ranklens). A compressed body is refused, never unpacked.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NoReturn
 
 from starlette.requests import Request
@@ -47,7 +48,7 @@ def parse(data: bytes) -> dict[str, Any]:
     if not text.strip():
         raise RequestError(400, "the body is empty; it must be a JSON object")
     try:
-        value = json.loads(text, parse_constant=_refuse)
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except json.JSONDecodeError as error:
         raise RequestError(
             400, f"the body is not JSON: {error.msg}: line {error.lineno} column {error.colno}"
@@ -55,7 +56,7 @@ def parse(data: bytes) -> dict[str, Any]:
     except RecursionError:
         raise RequestError(400, "the body is nested too deeply") from None
     except ValueError as error:
-        # A number of thousands of digits, or NaN.
+        # A number of thousands of digits, one beyond a double's range, or NaN.
         raise RequestError(400, f"the body is not JSON: {_first_sentence(error)}") from None
     if not isinstance(value, dict):
         names = {list: "array", str: "string", bool: "boolean", type(None): "null"}
@@ -72,6 +73,13 @@ def names_texts(data: bytes) -> bool:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a number in JSON")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"{short(digits)} is beyond the range of a number")
+    return value
 
 
 def _first_sentence(error: ValueError) -> str:

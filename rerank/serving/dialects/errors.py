@@ -38,6 +38,14 @@ _VLLM_TYPES = {
     503: "ServiceUnavailableError",
 }
 _TEI_TYPES = {429: "Overloaded", 503: "Unhealthy"}
+_TOLD = {
+    "missing": "required",
+    "list_type": "must be a list",
+    "string_type": "must be a text",
+    "int_type": "must be a whole number",
+    "bool_type": "must be true or false",
+    "too_short": "must have at least one",
+}
 _SHOWN = 5
 _MESSAGE = 1000
 
@@ -146,9 +154,7 @@ def short(value: Any) -> str:
 
 def _line(error: Any) -> str:
     place = ".".join(str(part) for part in error["loc"]) or "the body"
-    if error["type"] == "missing":
-        return f"{place}: required"
-    told: str = error["msg"]
-    # An empty list needs no picture, and lists and objects say little in thirty characters.
+    told = _TOLD.get(error["type"], error["msg"].replace("Input should be", "must be"))
+    # A missing field has no value, and lists and objects say little in thirty characters.
     seen = error["input"]
     return f"{place}: {told}" + ("" if isinstance(seen, list | dict) else f", got {short(seen)}")
