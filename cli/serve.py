@@ -177,13 +177,15 @@ def _log_to_stderr() -> None:
     import logging
 
     from ranklens.cli.escape import printable
+    from ranklens.rerank.serving.service import REQUEST_ID
 
     class Harmless(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:
+            record.request = REQUEST_ID.get()
             return "\n".join(map(printable, super().format(record).split("\n")))
 
     handler = logging.StreamHandler()
-    handler.setFormatter(Harmless("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(Harmless("%(asctime)s %(levelname)s %(request)s %(message)s"))
     logger = logging.getLogger("ranklens")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

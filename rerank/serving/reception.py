@@ -174,7 +174,7 @@ class Reception:
 
     async def _fail(self, exchange: _Exchange, error: Exception) -> None:
         if not isinstance(error, RanklensError | HTTPException):
-            _log.error("request %s failed", exchange.id, exc_info=error)
+            _log.error("a request failed", exc_info=error)
         if exchange.status:
             # The head of another answer is out; all that is left is to break off.
             raise error
@@ -196,13 +196,12 @@ class Reception:
         metrics.requests.labels(path, str(exchange.status)).inc()
         metrics.seconds.labels(path).observe(seconds)
         _log.info(
-            "%s %s %d %.3f s %d bytes %s",
+            "%s %s %d %.3f s %d bytes",
             ascii(exchange.scope["method"])[1:-1],
             ascii(exchange.path)[1:-1][:100],
             exchange.status,
             seconds,
             exchange.held,
-            exchange.id,
         )
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 
-from ranklens.data.errors import InvalidInputError, UsageError
+from ranklens.data.errors import InvalidInputError
 from ranklens.rerank.attention_reranker import AttentionReranker
 from ranklens.rerank.base import Reranker, checked_request
 from ranklens.rerank.serving.batching import Batches, score_map
@@ -155,12 +155,6 @@ class Service:
                 raise UnavailableError(
                     f"not answered within {settings.timeout:g} s", self.retry_after()
                 ) from None
-            except (InvalidInputError, UsageError, UnavailableError):
-                raise
-            except Exception as error:
-                # Clients are told little of it; here is the rest.
-                _log.error("request %s failed", REQUEST_ID.get(), exc_info=error)
-                raise
             answered(answer)
         self.metrics.answered(len(job.documents), answer)
         return answer
