@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Route
 
 from ranklens import __version__
 from ranklens.data.errors import RanklensError
@@ -35,8 +36,8 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(
         title="ranklens", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
-    app.include_router(about.router(service))
-    for router in routers(service):
+    included = [about.router(service), *routers(service)]
+    for router in included:
         app.include_router(router)
     about.add_page(app)
 
@@ -46,6 +47,8 @@ def create_app(service: Service) -> FastAPI:
 
     app.add_exception_handler(RanklensError, failed)
     app.add_exception_handler(HTTPException, failed)
-    paths = {path for route in app.routes if (path := getattr(route, "path", None))}
+    paths = {
+        route.path for router in included for route in router.routes if isinstance(route, Route)
+    }
     app.add_middleware(Reception, service=service, paths=paths)
     return app

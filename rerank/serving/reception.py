@@ -191,7 +191,8 @@ class Reception:
         seconds = time.perf_counter() - exchange.began
         path = exchange.path if exchange.path in self._paths else "other"
         metrics = self._service.metrics
-        if (reason := _REASONS.get(exchange.status)) is not None:
+        reason = _REASONS.get(exchange.status)
+        if reason is not None and path not in OPEN:
             metrics.rejected.labels(reason).inc()
         metrics.requests.labels(path, str(exchange.status)).inc()
         metrics.seconds.labels(path).observe(seconds)
