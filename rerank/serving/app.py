@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-
-import asyncio
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Route
 
 from ranklens import __version__
 from ranklens.data.errors import RanklensError
 from ranklens.rerank.serving import about
-from ranklens.rerank.serving.dialects.errors import error_response
 from ranklens.rerank.serving.dialects.routes import routers
-from ranklens.rerank.serving.failures import failure_of
+from ranklens.rerank.serving.failures import answer_to
 from ranklens.rerank.serving.reception import Reception
-from ranklens.rerank.serving.service import Service
+from ranklens.rerank.serving.service import REQUEST_ID, Service
 
 
 def create_app(service: Service) -> FastAPI:
@@ -37,25 +36,19 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(
         title="ranklens", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
-    app.include_router(about.router(service))
-    for router in routers(service):
+    included = [about.router(service), *routers(service)]
+    for router in included:
         app.include_router(router)
     about.add_page(app)
 
     async def failed(request: Request, error: Exception) -> Response:
-        failure = failure_of(error, request.state.request_id)
-        if failure.reason is not None:
-            service.metrics.rejected.labels(failure.reason).inc()
-        return error_response(
-            request.url.path,
-            getattr(request.state, "body_is_tei", None),
-            failure.status,
-            failure.message,
-            dict(failure.headers),
-        )
+        tei = getattr(request.state, "body_is_tei", None)
+        return answer_to(error, request.url.path, REQUEST_ID.get(), tei)
 
     app.add_exception_handler(RanklensError, failed)
     app.add_exception_handler(HTTPException, failed)
-    paths = {path for route in app.routes if (path := getattr(route, "path", None))}
+    paths = {
+        route.path for router in included for route in router.routes if isinstance(route, Route)
+    }
     app.add_middleware(Reception, service=service, paths=paths)
     return app

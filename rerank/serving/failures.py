@@ -1,40 +1,23 @@
-"""Errors as HTTP statuses, written as the dialect of the path writes them."""
+"""Errors that no dialect has caught, as the answer that clients of the path understand."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
-from ranklens.data.errors import InvalidInputError, UsageError
-from ranklens.rerank.serving.jobs import OverloadedError, TooLargeError, UnavailableError
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """What a client is told; ``reason`` is the label under which it is counted, if it is."""
-
-    status: int
-    message: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-    reason: str | None = None
+from ranklens.data.errors import RanklensError
+from ranklens.rerank.serving.dialects.errors import error_response, failure
 
 
-def failure_of(error: Exception, request_id: str) -> Failure:
+def answer_to(
+    error: Exception, path: str, request_id: str, body_is_tei: bool | None = None
+) -> Response:
     """Return what a client is told of an error; of one that is ours to find only its number."""
-    if isinstance(error, TooLargeError):
-        return Failure(413, str(error), reason="too_large")
-    if isinstance(error, OverloadedError):
-        return Failure(429, str(error), _later(error.retry_after), "overload")
-    if isinstance(error, UnavailableError):
-        return Failure(503, str(error), _later(error.retry_after), "unavailable")
-    if isinstance(error, InvalidInputError | UsageError):
-        return Failure(422, str(error))
     if isinstance(error, HTTPException):
-        return Failure(error.status_code, str(error.detail), dict(error.headers or {}))
-    return Failure(500, f"the request failed; the server's log says more under {request_id}")
-
-
-def _later(seconds: int) -> dict[str, str]:
-    return {"Retry-After": str(seconds)}
+        status, message, headers = error.status_code, str(error.detail), dict(error.headers or {})
+    elif isinstance(error, RanklensError):
+        status, message, headers = failure(error, bool(body_is_tei))
+    else:
+        status, headers = 500, {}
+        message = f"the request failed; the server's log says more under {request_id}"
+    return error_response(path, body_is_tei, status, message, headers)

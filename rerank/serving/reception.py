@@ -21,10 +21,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ranklens.rerank.serving.dialects.errors import error_response
-from ranklens.rerank.serving.failures import Failure, failure_of
+from ranklens.data.errors import RanklensError
+from ranklens.rerank.serving.failures import answer_to
 from ranklens.rerank.serving.jobs import OverloadedError, TooLargeError, UnavailableError
-from ranklens.rerank.serving.service import Service
+from ranklens.rerank.serving.service import REQUEST_ID, Service
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ OPEN = frozenset({"/health"})
 _ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _DISCARDED = 2**20
 _PATIENCE = 5.0
+_REASONS = {401: "unauthorised", 413: "too_large", 429: "overload", 503: "unavailable"}
 GONE = 499
 """The status in log and metrics of a request whose client left; nobody is sent it."""
 
@@ -85,7 +86,7 @@ class Reception:
         exchange = _Exchange(
             scope, receive, send, asked if _ID.fullmatch(asked) else uuid.uuid4().hex
         )
-        scope.setdefault("state", {})["request_id"] = exchange.id
+        REQUEST_ID.set(exchange.id)
         try:
             await self._handle(exchange)
         except _GoneError:
@@ -172,44 +173,36 @@ class Reception:
         return b"".join(parts)
 
     async def _fail(self, exchange: _Exchange, error: Exception) -> None:
-        failure = failure_of(error, exchange.id)
-        if failure.status >= 500 and not isinstance(error, UnavailableError):
-            _log.error("request %s failed", exchange.id, exc_info=error)
+        if not isinstance(error, RanklensError | HTTPException):
+            _log.error("a request failed", exc_info=error)
         if exchange.status:
             # The head of another answer is out; all that is left is to break off.
             raise error
-        self.count(failure)
         # Whoever still sends would not read the answer: take a little more, then close.
         with contextlib.suppress(TimeoutError, _GoneError):
             async with asyncio.timeout(_PATIENCE):
                 await _discard(exchange)
-        response = error_response(
-            exchange.path, None, failure.status, failure.message, dict(failure.headers)
-        )
+        response = answer_to(error, exchange.path, exchange.id)
         if exchange.more:
             response.headers["Connection"] = "close"
         await response(exchange.scope, exchange.receive, exchange.reply)
-
-    def count(self, failure: Failure) -> None:
-        """Count a request that is turned away."""
-        reason = "unauthorised" if failure.status == 401 else failure.reason
-        if reason is not None:
-            self._service.metrics.rejected.labels(reason).inc()
 
     def _record(self, exchange: _Exchange) -> None:
         seconds = time.perf_counter() - exchange.began
         path = exchange.path if exchange.path in self._paths else "other"
         metrics = self._service.metrics
+        reason = _REASONS.get(exchange.status)
+        if reason is not None and path not in OPEN:
+            metrics.rejected.labels(reason).inc()
         metrics.requests.labels(path, str(exchange.status)).inc()
         metrics.seconds.labels(path).observe(seconds)
         _log.info(
-            "%s %s %d %.3f s %d bytes %s",
+            "%s %s %d %.3f s %d bytes",
             ascii(exchange.scope["method"])[1:-1],
             ascii(exchange.path)[1:-1][:100],
             exchange.status,
             seconds,
             exchange.held,
-            exchange.id,
         )
 
 

@@ -8,6 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 
 from ranklens.data.errors import InvalidInputError
 from ranklens.rerank.attention_reranker import AttentionReranker
@@ -41,6 +42,8 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="-")
+"""The number of the request being answered, for the log."""
 WARM_UP = ("what is warm", ["A first request finds everything loaded.", "Later ones do too."])
 _MOST_RETRY = 60
 
@@ -64,6 +67,8 @@ class Service:
         self.reranker: Reranker | None = None
         self.failed: Exception | None = None
         self.stopping = False
+        self.answered_all = True
+        self._stopped = 0.0
         self._load = load
         self._waiting = Waiting(self.settings.max_waiting)
         self._loaded = threading.Event()
@@ -75,6 +80,11 @@ class Service:
     def ready(self) -> bool:
         """Whether the model is loaded and warm, and requests are taken."""
         return self.reranker is not None and not self.stopping
+
+    @property
+    def loaded(self) -> bool:
+        """Whether loading is over: the model is warm, or ``failed`` says why it is not."""
+        return self._loaded.is_set()
 
     @property
     def scale(self) -> str:
@@ -98,23 +108,27 @@ class Service:
 
     def stop(self) -> None:
         """Accept nothing more; what was accepted is still answered. Safe in a signal handler."""
-        self.stopping = True
+        if not self.stopping:
+            self._stopped = time.monotonic()
+            self.stopping = True
 
-    def close(self, grace: float | None = None) -> bool:
-        """Stop, wait for what was accepted, and say whether all of it was answered in time.
+    def close(self) -> bool:
+        """Stop, wait for what was accepted, and say whether all of it was answered.
 
-        ``grace`` seconds, default the setting's; what is not done by then is answered with an
-        UnavailableError.
+        It is in ``answered_all`` too. From ``stop`` on this has the seconds of the setting
+        ``shutdown_grace``; what is not begun by then is answered with an UnavailableError. A
+        model that is still being loaded is not waited for: nothing was accepted.
         """
         self.stop()
         self._waiting.close()
-        if self._thread is None:
+        if self._thread is None or not self.loaded:
             return True
-        self._thread.join(self.settings.shutdown_grace if grace is None else grace)
-        if not self._thread.is_alive():
-            return True
-        self._waiting.abandon(lambda: UnavailableError("the server has stopped"))
-        return False
+        grace = self.settings.shutdown_grace - (time.monotonic() - self._stopped)
+        self._thread.join(max(0.0, grace))
+        if self._thread.is_alive():
+            self.answered_all = False
+            self._waiting.abandon(lambda: UnavailableError("the server has stopped"))
+        return self.answered_all
 
     async def rank(self, job: RankJob) -> Answer:
         """Return the answer.
