@@ -14,7 +14,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -50,9 +50,11 @@ class _Exchange:
     receive: Receive
     send: Send
     id: str
+    end: Callable[[_Exchange], None]
     status: int = 0
     held: int = 0
     more: bool = True
+    ended: bool = False
     began: float = field(default_factory=time.perf_counter)
 
     @property
@@ -64,6 +66,9 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             MutableHeaders(scope=message)["X-Request-Id"] = self.id
+        elif not message.get("more_body", False):
+            # Before the client has the answer: whoever asks for metrics then finds it counted.
+            self.end(self)
         await self.send(message)
 
 
@@ -83,9 +88,8 @@ class Reception:
             await self._app(scope, receive, send)
             return
         asked = Headers(scope=scope).get("x-request-id", "")
-        exchange = _Exchange(
-            scope, receive, send, asked if _ID.fullmatch(asked) else uuid.uuid4().hex
-        )
+        number = asked if _ID.fullmatch(asked) else uuid.uuid4().hex
+        exchange = _Exchange(scope, receive, send, number, self._end)
         REQUEST_ID.set(exchange.id)
         try:
             await self._handle(exchange)
@@ -95,8 +99,7 @@ class Reception:
         except Exception as error:
             await self._fail(exchange, error)
         finally:
-            self._held -= exchange.held
-            self._record(exchange)
+            self._end(exchange)
 
     async def _handle(self, exchange: _Exchange) -> None:
         if exchange.path not in OPEN:
@@ -187,7 +190,12 @@ class Reception:
             response.headers["Connection"] = "close"
         await response(exchange.scope, exchange.receive, exchange.reply)
 
-    def _record(self, exchange: _Exchange) -> None:
+    def _end(self, exchange: _Exchange) -> None:
+        """Let go of a request's body, count it and log it; once."""
+        if exchange.ended:
+            return
+        exchange.ended = True
+        self._held -= exchange.held
         seconds = time.perf_counter() - exchange.began
         path = exchange.path if exchange.path in self._paths else "other"
         metrics = self._service.metrics
