@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ranklens.data.causal_lm import CausalLM
 from ranklens.data.errors import UsageError
 from ranklens.data.records import Document, Query
-from ranklens.rerank.base import Ranking, Reranker, Shortened, checked_request
+from ranklens.rerank.base import Ranking, Reranker, Shortened, check_scores, checked_request
 from ranklens.rerank.listwise.permutation import Permutation
 from ranklens.rerank.listwise.windows import check_windows, sliding
 from ranklens.rerank.shortening import name_of, shorten
@@ -75,6 +75,7 @@ class WindowedReranker(Reranker):
         self._tell([one.answer for one in asked if one.answer is not None])
         if len(asked) == 1 and asked[0].scores is not None:
             # One window holds the list as it was given; scores of two could not be compared.
+            check_scores(self, records, asked[0].scores)
             return Ranking.from_scores(records, asked[0].scores, cut)
         scores = [0.0] * len(records)
         for rank, index in enumerate(order, start=1):
