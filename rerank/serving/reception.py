@@ -21,7 +21,6 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ranklens.data.errors import RanklensError
 from ranklens.rerank.serving.failures import answer_to
 from ranklens.rerank.serving.jobs import OverloadedError, TooLargeError, UnavailableError
 from ranklens.rerank.serving.service import REQUEST_ID, Service
@@ -91,6 +90,7 @@ class Reception:
         number = asked if _ID.fullmatch(asked) else uuid.uuid4().hex
         exchange = _Exchange(scope, receive, send, number, self._end)
         REQUEST_ID.set(exchange.id)
+        scope.setdefault("state", {})["request_id"] = exchange.id
         try:
             await self._handle(exchange)
         except _GoneError:
@@ -176,10 +176,9 @@ class Reception:
         return b"".join(parts)
 
     async def _fail(self, exchange: _Exchange, error: Exception) -> None:
-        if not isinstance(error, RanklensError | HTTPException):
-            _log.error("a request failed", exc_info=error)
         if exchange.status:
             # The head of another answer is out; all that is left is to break off.
+            _log.error("a request failed in the middle of its answer", exc_info=error)
             raise error
         # Whoever still sends would not read the answer: take a little more, then close.
         with contextlib.suppress(TimeoutError, _GoneError):
