@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from dialect_servers import WordsReranker, served
+from tests.dialect_servers import WordsReranker, served
 
 from ranklens.rerank.serving.settings import Settings
 

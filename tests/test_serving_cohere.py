@@ -9,7 +9,7 @@ import cohere.core
 import httpx
 import pytest
 from cohere.core.request_options import RequestOptions
-from dialect_servers import served, tiny_reranker
+from tests.dialect_servers import served, tiny_reranker
 
 from ranklens.rerank.attention_reranker import AttentionReranker
 from ranklens.rerank.explain import Explainer

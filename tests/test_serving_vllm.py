@@ -30,7 +30,8 @@ def post(url: str, path: str, **body: Any) -> httpx.Response:
 
 
 def test_haystack_gets_its_documents_in_order(ranker: VLLMRanker) -> None:
-    found = ranker.run("capital of France", DOCUMENTS)
+    # The client calls the two outputs by one type.
+    found: dict[str, Any] = ranker.run("capital of France", DOCUMENTS)
     assert [document.id for document in found["documents"]] == ["1", "2", "3", "0"]
     scores = [document.score for document in found["documents"]]
     assert scores[0] > scores[1] == scores[2] > scores[3]
