@@ -145,8 +145,8 @@ def _wrong_fields() -> Iterator[Hostile]:
             for value in values:
                 body = json.dumps(good | {name: value}).encode()
                 yield Hostile(f"{path} {name} {value!r:.30}", body, 422, path)
-    fields = json.dumps(GOOD | {"rank_fields": [0] * 300_000}).encode()
-    yield Hostile("300,000 rank_fields", fields, 422)
+    long = json.dumps(GOOD | {"rank_fields": [0] * 300_000}).encode()
+    yield Hostile("300,000 rank_fields", long, 422)
     yield Hostile("no query", b'{"documents": ["a"]}', 422)
     yield Hostile("no documents", b'{"query": "a"}', 422)
     numbers = json.dumps(GOOD | {"documents": [0] * 900}).encode()
