@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ranklens.data.errors import InvalidInputError, RanklensError
+from ranklens.data.device import Placement
+from ranklens.data.errors import InvalidInputError, NumericalError, RanklensError
 from ranklens.data.files import shown
 from ranklens.data.records import Document, Query
 
@@ -64,11 +66,13 @@ class Shortened:
 class Reranker(ABC):
     """Orders documents for a query.
 
-    ``name`` is what results call it: ``attention:smollm2-135m``. One reranker may be called from
-    several threads: forward passes take turns, and results are those of calls one after another.
+    ``name`` is what results call it: ``attention:smollm2-135m``. ``placement`` says where its
+    model runs; None without one. One reranker may be called from several threads: forward passes
+    take turns, and results are those of calls one after another.
     """
 
     name: str
+    placement: Placement | None = None
 
     @abstractmethod
     def rank(self, query: str | Query, documents: Sequence[str | Document]) -> Ranking:
@@ -128,6 +132,18 @@ def named_error(error: Exception, position: int, request: object) -> Exception:
     named = type(error)(f"{where}: {error}")
     named.__cause__ = error
     return named
+
+
+def check_scores(reranker: Reranker, records: Sequence[Document], scores: Iterable[float]) -> None:
+    """Raise NumericalError that names the first document with a score of NaN or Inf."""
+    for record, score in zip(records, scores, strict=True):
+        if not math.isfinite(score):
+            where = reranker.placement
+            narrow = "" if where is None else f", or {where.dtype} is too narrow for them"
+            raise NumericalError(
+                f"{reranker.name} gave {score} for document {record.id!r}; its weights are "
+                f"damaged{narrow}"
+            )
 
 
 def checked_request(
