@@ -48,7 +48,8 @@ def p_value(p: float | None) -> str | None:
     """Return ``p = 0.012``, or ``p < 0.001`` for what is smaller; None where there is none."""
     if p is None or not math.isfinite(p):
         return None
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    text = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:

@@ -81,7 +81,7 @@ def _compared(content: Record, pair: Record) -> str:
             )
     verbs = [
         f"{pair[key]:,} {verb}"
-        for key, verb in (("wins", "gain"), ("losses", "lose"), ("ties", "stay the same"))
+        for key, verb in (("wins", "gained"), ("losses", "lost"), ("ties", "stayed the same"))
         if pair[key]
     ]
     if verbs:

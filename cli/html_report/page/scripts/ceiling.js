@@ -60,8 +60,7 @@ function room(row, x, y, narrow, width) {
   const side = narrow
     ? [svg("text", { x: 12, y: y - 16, class: "name" }, row.measure),
       svg("text", { x: width - 12, y: y - 16, "text-anchor": "end", class: "share" }, used)]
-    : [svg("text", { x: x(0) - 12, y, dy: "0.32em", "text-anchor": "end", class: "name" },
-      row.measure),
+    : [svg("text", { x: 0, y, dy: "0.32em", class: "name" }, row.measure),
     svg("text", { x: width, y, dy: "0.32em", "text-anchor": "end", class: "share" }, used)];
   return svg("g", {},
     svg("line", { class: "room", x1: x(from), x2: x(row.best), y1: y, y2: y }),

@@ -11,38 +11,44 @@ function headMap(section) {
     ` ${counted(heads.cells.length, "head")} of ${(heads.layers * heads.heads).toLocaleString("en")}; `,
     "empty cells are not read.");
   figure(section, caption, (width) => {
-    const left = 44;
-    const size = Math.max(4, Math.min(26, (Math.min(width, 900) - left - 8) / heads.heads));
-    const high = Math.max(6, Math.min(size, 18));
-    const [top, bottom] = [28, 28 + heads.layers * high];
-    const x = (head) => left + head * size;
+    // The longer side lies where there is more room.
+    const across = width > 560 && heads.layers > heads.heads;
+    const [columns, rows] = across ? [heads.layers, heads.heads] : [heads.heads, heads.layers];
+    const [left, top] = [56, 46];
+    const wide = Math.max(4, Math.min(30, (width - left - 4) / columns));
+    const high = Math.max(6, Math.min(wide, 20));
     const cells = [];
-    for (let layer = 0; layer < heads.layers; layer += 1) {
-      for (let head = 0; head < heads.heads; head += 1) {
-        const weight = weights.get(`${layer} ${head}`);
-        cells.push(headCell(layer, head, weight, largest, say, {
-          x: x(head) + 0.75, y: top + layer * high + 0.75,
-          width: Math.max(1, size - 1.5), height: Math.max(1, high - 1.5),
+    for (let row = 0; row < rows; row += 1) {
+      for (let column = 0; column < columns; column += 1) {
+        const [layer, head] = across ? [column, row] : [row, column];
+        cells.push(headCell(layer, head, weights.get(`${layer} ${head}`), largest, say, {
+          x: left + column * wide + 0.75, y: top + row * high + 0.75,
+          width: Math.max(1, wide - 1.5), height: Math.max(1, high - 1.5),
         }));
       }
     }
     const group = svg("g", { role: "group", "aria-label": "Heads by layer" }, cells);
-    roving(group, cells, { columns: heads.heads });
-    const every = (count, room) => [1, 2, 4, 5, 8, 10, 16, 20].find((n) => n * room >= 18) ?? 32;
-    const labels = (count, room, make) => Array.from({ length: count }, (_, i) => i)
-      .filter((i) => i % every(count, room) === 0).map(make);
-    return svg("svg", { width, height: bottom + 4, viewBox: `0 0 ${width} ${bottom + 4}`, class: "heads" },
-      svg("text", { x: 0, y: 18, class: "label" }, "layer"),
-      svg("text", { x: left + heads.heads * size + 8, y: 18, class: "label" }, "head"),
+    roving(group, cells, { columns });
+    const bottom = top + rows * high + 4;
+    return svg("svg", { width, height: bottom, viewBox: `0 0 ${width} ${bottom}`, class: "heads" },
+      svg("text", { x: left, y: 14, class: "label" }, across ? "layer →" : "head →"),
+      svg("text", { x: 0, y: top + high / 2, dy: "0.32em", class: "label" },
+        across ? "head ↓" : "layer ↓"),
       svg("g", { class: "axis", "aria-hidden": true },
-        labels(heads.layers, high, (i) => svg("text", {
-          x: left - 8, y: top + (i + 0.5) * high, dy: "0.32em", "text-anchor": "end",
+        indices(rows, high).map((i) => svg("text", {
+          x: left - 7, y: top + (i + 0.5) * high, dy: "0.32em", "text-anchor": "end",
         }, String(i))),
-        labels(heads.heads, size, (i) => svg("text", {
-          x: x(i) + size / 2, y: 18, "text-anchor": "middle",
+        indices(columns, wide).map((i) => svg("text", {
+          x: left + (i + 0.5) * wide, y: top - 9, "text-anchor": "middle",
         }, String(i)))),
       group);
   }, node);
+}
+
+/** Returns the indices that have room for their number. */
+function indices(count, room) {
+  const every = [1, 2, 4, 5, 8, 10, 16, 20].find((step) => step * room >= 15) ?? 32;
+  return Array.from({ length: count }, (_, i) => i).filter((i) => i % every === 0);
 }
 
 function headCell(layer, head, weight, largest, say, place) {

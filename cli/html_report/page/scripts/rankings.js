@@ -1,8 +1,15 @@
 // Two rankings of a query side by side, with lines from place to place.
 
-/** Returns the marks of a list's documents against the other list: text, class, words. */
+/** Returns where a document of the first list goes: text, class, words. */
+function destination(other) {
+  return other === undefined
+    ? ["→ –", "out", "not among those shown of the other ranking"]
+    : [`→ ${other + 1}`, "to", `goes to place ${other + 1}`];
+}
+
+/** Returns how a document of the second list moved: text, class, words. */
 function movement(place, other) {
-  if (other === undefined) return ["new", "up", "not among the shown of the other ranking"];
+  if (other === undefined) return ["new", "up", "not among those shown of the other ranking"];
   const up = other - place;
   if (up > 0) return [`▲${up}`, "up", `up ${up}, from ${other + 1}`];
   if (up < 0) return [`▼${-up}`, "down", `down ${-up}, from ${other + 1}`];
@@ -21,12 +28,13 @@ function chip(grade) {
 }
 
 /** Returns one ranking. `page` holds what the open query shares: the mode and its painters. */
-function rankingList(query, run, other, page) {
+function rankingList(query, run, other, page, first = false) {
   const list = at(query.lists, run) ?? [];
   const places = new Map((other ? at(query.lists, other) ?? [] : []).map((l, i) => [l.doc, i]));
   const judged = list.some((listed) => listed.grade !== null);
   const node = html("ol", { class: "ranking" }, list.map((listed, i) => {
-    const [mark, kind, words] = movement(i, places.get(listed.doc));
+    const there = places.get(listed.doc);
+    const [mark, kind, words] = first ? destination(there) : movement(i, there);
     const found = at(content.documents, listed.doc);
     const body = html("div", { class: "body", hidden: true });
     const head = html("button", { type: "button", class: "row", "aria-expanded": "false" },
@@ -75,12 +83,16 @@ function documentBody(query, run, listed, page) {
   return [line, ...nodes, more].filter(Boolean);
 }
 
+function judgedIn(query) {
+  return Object.values(query.lists).some((list) => list.some((listed) => listed.grade !== null));
+}
+
 /** Returns both rankings of a query, or the one where there is only one run. */
 function rankings(query, page) {
   const two = runs.length > 1 && choice.run !== choice.against;
   if (!two) return html("div", { class: "sides one" }, rankingList(query, choice.run, null, page));
   const lines = svg("svg", { class: "lines", "aria-hidden": true });
-  const before = rankingList(query, choice.against, choice.run, page);
+  const before = rankingList(query, choice.against, choice.run, page, true);
   const after = rankingList(query, choice.run, choice.against, page);
   const sides = html("div", { class: "sides two show-after" }, before, lines, after);
   const draw = () => connect(sides, lines, before, after);
@@ -93,7 +105,10 @@ function rankings(query, page) {
     }
   };
   for (const kind of ["pointerover", "focusin", "pointerleave"]) sides.addEventListener(kind, link);
-  return html("div", {}, tabs(sides), sides);
+  return html("div", {}, tabs(sides), sides, html("p", { class: "facts key" },
+    judgedIn(query) ? `Squares: the grade, filled from ${content.collection.relevance_level} on `
+      + "(relevant); a dashed ? is not judged. " : null,
+    "▲ and ▼: places moved; new: not among those shown of the other ranking."));
 }
 
 /** Returns the switch between the two rankings that narrow screens show one at a time. */
