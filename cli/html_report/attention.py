@@ -117,7 +117,7 @@ def read_attention(
         Attention(
             run=task.run,
             profile=profile.name,
-            model=_model_name(model.spec) if model else "",
+            model=model_name(model.spec) if model else "",
             adds_up=adds_up,
             raw=bool(profile.calibration.nulls),
             what=_said(profile, adds_up),
@@ -300,7 +300,7 @@ def _said(profile: Profile, adds_up: bool) -> str:
     )
 
 
-def _model_name(spec: str) -> str:
+def model_name(spec: str) -> str:
     """Return a model's name; of a folder its last part: where it lies is nobody's business."""
     from pathlib import Path
 
