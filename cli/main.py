@@ -27,6 +27,7 @@ from ranklens.cli import (
     heads,
     judge,
     models,
+    report,
     reproduce,
     rerank,
     retrieve,
@@ -69,6 +70,7 @@ app.command()(fuse.fuse)
 app.command()(rerank.rerank)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
+app.command()(report.report)
 app.command()(explain_diff.explain_diff)
 app.add_typer(judge.app, name="judge")
 app.add_typer(udcg.app, name="udcg")

@@ -1,1 +1,1 @@
-"""The HTML report: what is gathered (``content``), and the page made of it (``page``)."""
+"""The report of ``ranklens report``: what is gathered, and the page that shows it."""
