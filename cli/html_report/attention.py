@@ -164,8 +164,9 @@ def model_shape(config: object) -> tuple[int, int] | None:
     """Return layers and heads from a model's ``config.json``, read as JSON; None if not there."""
     if not isinstance(config, dict):
         return None
-    config = config.get("text_config", config)
-    layers, heads = config.get("num_hidden_layers"), config.get("num_attention_heads")
+    inner = config.get("text_config")
+    said = inner if isinstance(inner, dict) else config
+    layers, heads = said.get("num_hidden_layers"), said.get("num_attention_heads")
     if isinstance(layers, int) and isinstance(heads, int):
         return layers, heads
     return None

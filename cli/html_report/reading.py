@@ -52,7 +52,7 @@ class Reader:
     device: str | None = None
     dtype: str | None = None
     required: bool = False
-    expected: Mapping[str, str | None] = field(default_factory=dict)
+    expected: Mapping[str, str] = field(default_factory=dict)
 
     def read(
         self,
@@ -181,7 +181,7 @@ def find_reader(
         chosen = load_profile(profile or default_profile(model or str(said.get("model"))))
     else:
         chosen = profile_of(used, f"the profile of {made.label}")
-    expected = {name: said.get(name) for name in ("device", "dtype", "revision")}
+    known = {name: said.get(name) for name in ("device", "dtype", "revision")}
     return (
         Reader(
             made.name,
@@ -193,7 +193,7 @@ def find_reader(
             device,
             dtype,
             required=required or model is not None,
-            expected=expected,
+            expected={name: str(value) for name, value in known.items() if value},
         ),
         (),
     )
