@@ -119,7 +119,7 @@ def _table(head: str, rows: Iterable[str], caption: str, kind: str) -> str:
     return (
         f'<div><p class="caption">{label}</p>'
         f'<div class="scrolls" tabindex="0" role="region" aria-label="{label}">'
-        f'<table class="{kind}" aria-label="{label}">'
+        f'<table class="{kind}">'
         f"<thead>{head}</thead><tbody>{''.join(rows)}</tbody></table></div></div>"
     )
 
