@@ -120,7 +120,7 @@ def read_attention(
             model=model_name(model.spec) if model else "",
             adds_up=adds_up,
             raw=bool(profile.calibration.nulls),
-            what=_said(profile, adds_up),
+            what=_said(profile, adds_up) + _of_whom(task),
             documents=found,
         ),
         readings,
@@ -300,6 +300,12 @@ def _said(profile: Profile, adds_up: bool) -> str:
         f"share of the largest in the query's list. {total}. {raw}Read off, not caused: `ranklens "
         "explain` tests it by erasing."
     )
+
+
+def _of_whom(task: Task) -> str:
+    if task.scores is not None:
+        return ""
+    return f" Read over the first {task.depth} documents of {task.run}, whose order is another's."
 
 
 def model_name(spec: str) -> str:
