@@ -73,7 +73,7 @@ def test_tokens_are_the_explainers(reranker: AttentionReranker) -> None:
     assert set(found.documents["q"]) == {"d0", "d1", "d2", "d3"}, "only what is shown"
     every = [token for one in explained.values() for token in one.tokens]
     largest = max(abs(token.value) for token in every)
-    largest_raw = max(token.attention or 0.0 for token in every)
+    largest_raw = max(abs(token.attention or 0.0) for token in every)
     for doc_id, said in found.documents["q"].items():
         one, text = explained[doc_id], shown_text(documents[doc_id])
         assert (said.score, said.tokens_cut) == (one.score, one.tokens_cut)

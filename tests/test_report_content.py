@@ -110,7 +110,7 @@ def test_tokens_come_back_from_their_string() -> None:
     tokens = (
         Token(0, 3, 255, 0),
         Token(3, 4, -255, 255),
-        Token(1000, 21000, -1, 128),
+        Token(1000, 21000, -1, -128),
         Token(21000, 21001, 0, 127),
     )
     text = coded_tokens(tokens, raw=True)
