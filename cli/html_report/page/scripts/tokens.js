@@ -76,7 +76,11 @@ function tokenText(doc, tokens) {
     const part = cut(token[0], token[1]);
     if (!part || token[0] < last) continue;
     between(last, token[0]);
-    const span = html("span", { class: token[0] < titleEnd ? "token in-title" : "token" }, part);
+    // Many tokens begin with a space, which at the end of a line would be a coloured sliver.
+    const [space] = part.match(/^\s+(?=\S)/) ?? [""];
+    block.append(space);
+    const kind = token[0] + space.length < titleEnd ? "token in-title" : "token";
+    const span = html("span", { class: kind }, part.slice(space.length));
     block.append(span);
     spans.push(span);
     shown.push(token);
@@ -117,7 +121,7 @@ function legend(attention) {
     paint(node, value);
     return node;
   };
-  const steps = (from, to) => Array.from({ length: 5 }, (_, i) => box("", from + (i / 4) * (to - from)));
+  const steps = (from, to) => [0, 1, 2, 3, 4].map((i) => box("", from + (i / 4) * (to - from)));
   return html("p", { class: "legend" }, "less ",
     html("span", { class: "steps", "aria-hidden": true },
       steps(-1, -0.1), steps(0.02, 1)),
