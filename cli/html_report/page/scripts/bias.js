@@ -9,10 +9,12 @@ function biasPlots(section) {
   const rho = (value) => (value === null || value === undefined ? ""
     : ` Spearman’s\u00a0ρ\u00a0${signed(value, 2)}.`);
   if (bias.slot.length) {
+    // Without shuffled orders a slot is a document's rank in the first stage.
+    const slot = bias.orders === 0 ? "rank in the first stage" : "slot in the prompt";
     const spread = bias.slot.some((point) => point[2] !== null)
       ? ", with standard errors" : "";
-    figure(pair, `Mean score by slot of the prompt${spread}.${rho(bias.slot_rho)}`,
-      (width) => slotPlot(bias.slot, width));
+    figure(pair, `Mean score by ${slot}${spread}.${rho(bias.slot_rho)}`,
+      (width) => slotPlot(bias.slot, slot, width));
   }
   if (bias.length.length) {
     const unit = bias.length_unit ?? "tokens";
@@ -41,11 +43,11 @@ function frame(width, xs, ys, xLabel, yLabel, described) {
   return { node, x, y };
 }
 
-function slotPlot(points, width) {
+function slotPlot(points, slotName, width) {
   const kept = points.filter((point) => point[1] !== null);
   const ends = kept.flatMap(([, mean, error]) => [mean - (error ?? 0), mean + (error ?? 0)]);
   const { node, x, y } = frame(width, kept.map((point) => point[0]), [0, ...ends],
-    "slot in the prompt", "mean z", `Mean z by slot: ${kept.length} slots`);
+    slotName, "mean z", `Mean z by ${slotName}: ${kept.length} of them`);
   node.append(svg("polyline", {
     class: "trend", points: kept.map(([slot, mean]) => `${x(slot)},${y(mean)}`).join(" "),
   }));
@@ -57,7 +59,7 @@ function slotPlot(points, width) {
     }
     const r = kept.length > 60 ? 2 : 3.5;
     node.append(svg("circle", { class: "after", cx: x(slot), cy: y(mean), r },
-      svg("title", {}, `slot ${slot}: ${signed(mean, 2)}`)));
+      svg("title", {}, `${slotName} ${slot}: ${signed(mean, 2)}`)));
   }
   return node;
 }
