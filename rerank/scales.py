@@ -77,6 +77,25 @@ def probabilities(ranking: Ranking, score_map: ScoreMap) -> list[float]:
     return [score_map(value) for value in values]
 
 
+def unit_interval(ranking: Ranking, score_map: ScoreMap | None = None) -> list[float]:
+    """Return scores in [0, 1] for interfaces that promise them, in the ranking's order.
+
+    Probabilities where there is a score map. Without one the logistic function of each z, which
+    says how far a document stands out from its list: 0.5 is the list's median, and nothing can
+    be compared between lists. No order is turned round; z beyond 36 all become 1.
+    """
+    if score_map is not None:
+        return probabilities(ranking, score_map)
+    return [_logistic(value) for value in z(ranking)]
+
+
+def _logistic(value: float) -> float:
+    # Of the two equal forms the one whose exponential cannot overflow.
+    if value >= 0:
+        return 1 / (1 + math.exp(-value))
+    return math.exp(value) / (1 + math.exp(value))
+
+
 def rescaled(
     ranking: Ranking,
     scale: Scale,
