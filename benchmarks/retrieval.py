@@ -36,9 +36,9 @@ from typing import Any
 import numpy as np
 
 from ranklens import load_collection
+from ranklens.data.encoder import Encoder, Vectors
 from ranklens.data.records import Document, Query
 from ranklens.retrieval.base import Retriever
-from ranklens.retrieval.encoder import Encoder, Vectors
 from ranklens.retrieval.faiss_index import KINDS, VectorIndex, write_index
 from ranklens.retrieval.shards import SHARD
 

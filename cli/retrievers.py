@@ -184,8 +184,8 @@ class RetrieverSpec:
     def _dense(self) -> DenseRetriever:
         from ranklens.cli.output import note
         from ranklens.cli.progress import progress
+        from ranklens.data.encoder import Encoder, check_pooling
         from ranklens.retrieval.dense import DenseRetriever
-        from ranklens.retrieval.encoder import Encoder, check_pooling
 
         encoder = Encoder(
             self.model,

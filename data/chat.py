@@ -101,6 +101,10 @@ class Chat:
         """Return the ids of an answer's words, as they follow a prompt."""
         return self._pieces.trusted(text)
 
+    def offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return somebody's text as ids and ranges; see ``PieceTokenizer.text_with_offsets``."""
+        return self._pieces.text_with_offsets(text)
+
     def _framed(self, turns: Sequence[Turn]) -> tuple[_Frame, list[list[str | Text]]]:
         contents = [_stripped(turn.parts) for turn in turns]
         roles = tuple(turn.role for turn in turns)

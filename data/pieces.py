@@ -101,12 +101,13 @@ class PieceTokenizer:
         ids = self.trusted(text, following, first=True)
         return ids if ids[: len(self.bos)] == list(self.bos) else [*self.bos, *ids]
 
-    def text(self, text: str) -> list[int]:
+    def text(self, text: str, *, first: bool = False) -> list[int]:
         """Return the ids of somebody's text, no control token recognised.
 
-        Lone surrogates, which no tokenizer takes, become U+FFFD.
+        Lone surrogates, which no tokenizer takes, become U+FFFD. ``first`` marks the beginning
+        of a sequence, where a tokenizer may put its blank.
         """
-        ids = self._encode(without_surrogates(text), controls=False)
+        ids = self._encode(without_surrogates(text), controls=False, first=first)
         if not self._control.keys().isdisjoint(ids):
             # A tokenizer whose model vocabulary itself spells a control token. Losing the
             # token is safe; letting it through would hand the document the user's turn.

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ranklens.data.device import Placement
 from ranklens.data.errors import InvalidInputError, RanklensError
 from ranklens.data.files import shown
 from ranklens.data.records import Document, Query
@@ -64,11 +65,13 @@ class Shortened:
 class Reranker(ABC):
     """Orders documents for a query.
 
-    ``name`` is what results call it: ``attention:smollm2-135m``. One reranker may be called from
-    several threads: forward passes take turns, and results are those of calls one after another.
+    ``name`` is what results call it: ``attention:smollm2-135m``. ``placement`` says where its
+    model runs; None without one. One reranker may be called from several threads: forward passes
+    take turns, and results are those of calls one after another.
     """
 
     name: str
+    placement: Placement | None = None
 
     @abstractmethod
     def rank(self, query: str | Query, documents: Sequence[str | Document]) -> Ranking:

@@ -22,7 +22,7 @@ from typing import Literal
 
 from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.score_map import ScoreMap
-from ranklens.rerank.base import Ranking
+from ranklens.rerank.base import Ranking, Reranker
 
 Scale = Literal["raw", "softmax", "z", "probability"]
 SCALES: tuple[Scale, ...] = ("raw", "softmax", "z", "probability")
@@ -87,6 +87,12 @@ def unit_interval(ranking: Ranking, score_map: ScoreMap | None = None) -> list[f
     if score_map is not None:
         return probabilities(ranking, score_map)
     return [_logistic(value) for value in z(ranking)]
+
+
+def score_map_of(reranker: Reranker) -> ScoreMap | None:
+    """Return the score map of a reranker's profile; None where it has no profile or no map."""
+    found: ScoreMap | None = getattr(getattr(reranker, "profile", None), "score_map", None)
+    return found
 
 
 def _logistic(value: float) -> float:

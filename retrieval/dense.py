@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from ranklens.data.encoder import Encoder, Vectors
 from ranklens.data.errors import InvalidInputError, NumericalError, UsageError
 from ranklens.data.files import write_json
 from ranklens.data.records import Document, Query, ScoredDoc
 from ranklens.data.runs import Run
-from ranklens.retrieval.encoder import Encoder, Vectors
 from ranklens.retrieval.faiss_index import (
     Kind,
     VectorIndex,

@@ -21,9 +21,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ranklens.data.encoder import Vectors
 from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.extras import require
-from ranklens.retrieval.encoder import Vectors
 from ranklens.retrieval.shards import Shards
 
 Kind = Literal["flat", "hnsw", "ivfpq", "sq8", "rabitq"]

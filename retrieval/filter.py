@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ranklens.data.encoder import Encoder
 from ranklens.data.errors import InvalidInputError, NumericalError, UsageError
 from ranklens.data.qrels import Qrels
 from ranklens.data.records import Document, Query
 from ranklens.data.score_map import Pair, ScoreMap, fit_score_map
-from ranklens.retrieval.encoder import Encoder
 
 
 @dataclass(frozen=True, slots=True)

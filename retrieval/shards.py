@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ranklens.data.encoder import Vectors
 from ranklens.data.errors import InvalidInputError
 from ranklens.data.records import Document
-from ranklens.retrieval.encoder import Vectors
 
 SHARD = 4096
 """Documents of a shard: what an interruption costs at most."""

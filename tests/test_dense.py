@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ranklens.data.documents import FileDocuments
+from ranklens.data.encoder import Encoder, Vectors
 from ranklens.data.errors import (
     InvalidInputError,
     MissingPrerequisiteError,
@@ -22,7 +23,6 @@ from ranklens.data.records import Document, Judgement, Query
 from ranklens.data.score_map import ScoreMap
 from ranklens.retrieval import shards
 from ranklens.retrieval.dense import DenseRetriever
-from ranklens.retrieval.encoder import Encoder, Vectors
 from ranklens.retrieval.faiss_index import KINDS, Kind, VectorIndex, recipe, write_index
 from ranklens.retrieval.filter import EmbeddingFilter
 from ranklens.retrieval.ids import Ids, write_ids

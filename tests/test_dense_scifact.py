@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from ranklens.data.encoder import Encoder, Vectors
 from ranklens.data.load import load_collection
 from ranklens.data.sampling import sampled
 from ranklens.eval.measures import evaluate
 from ranklens.retrieval.base import Retriever
 from ranklens.retrieval.bm25 import BM25Retriever
 from ranklens.retrieval.dense import DenseRetriever
-from ranklens.retrieval.encoder import Encoder, Vectors
 from ranklens.retrieval.hybrid import HybridRetriever
 from ranklens.retrieval.index_folder import open_index
 

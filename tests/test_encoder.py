@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ranklens.data.encoder import POOLINGS, Encoder, Pooling, Vectors
 from ranklens.data.errors import InvalidInputError, MissingResourceError, UsageError
 from ranklens.data.models import resolve
-from ranklens.retrieval.encoder import POOLINGS, Encoder, Pooling, Vectors
 
 pytest_plugins = ["dense_fixtures"]
 

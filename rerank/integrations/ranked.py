@@ -41,6 +41,23 @@ def loaded(reranker: str | Reranker, **settings: Any) -> Reranker:
     return reranker
 
 
+def described(reranker: str | Reranker) -> str:
+    """Return a reranker as it is written down: its spec, or for an object its class and name.
+
+    The latter is in angle brackets, which no spec has: reading it back fails, where a spec made
+    up from the name could stand for a reranker with other settings.
+    """
+    if isinstance(reranker, str):
+        return reranker
+    return f"<{type(reranker).__name__} {reranker.name}>"
+
+
+def check_top(name: str, value: int | None) -> None:
+    """Raise InvalidInputError for a number of documents to return that is below 1."""
+    if value is not None and value < 1:
+        raise InvalidInputError(f"{name} must be at least 1, or None for all: {value}")
+
+
 def ranked(
     reranker: Reranker, query: str, texts: Sequence[str], top_n: int | None = None
 ) -> list[RankedDocument]:
@@ -50,15 +67,12 @@ def ranked(
     Raises InvalidInputError for ``top_n`` below 1, NumericalError for a score that is NaN or
     infinite, RanklensError for a ranking that is not one of the texts, each once; and as ``rank``.
     """
-    return list(whole_ranking(reranker, query, texts, top_n)[:top_n])
+    check_top("top_n", top_n)
+    return list(whole_ranking(reranker, query, texts)[:top_n])
 
 
-def whole_ranking(
-    reranker: Reranker, query: str, texts: Sequence[str], top_n: int | None = None
-) -> Ranking:
-    """Return the texts' ranking before it is cut, checked as ``ranked`` says."""
-    if top_n is not None and top_n < 1:
-        raise InvalidInputError(f"top_n must be at least 1, or None for all: {top_n}")
+def whole_ranking(reranker: Reranker, query: str, texts: Sequence[str]) -> Ranking:
+    """Return the ranking of all texts, checked as ``ranked`` says."""
     if not texts:
         return Ranking()
     ranking = reranker.rank(query, list(texts))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ranklens.data.collection import Collection as Collection
+    from ranklens.data.encoder import Encoder as Encoder
     from ranklens.data.errors import RanklensError as RanklensError
     from ranklens.data.load import load_collection as load_collection
     from ranklens.data.parts import Passages as Passages
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from ranklens.retrieval.base import Retriever as Retriever
     from ranklens.retrieval.bm25 import BM25Retriever as BM25Retriever
     from ranklens.retrieval.dense import DenseRetriever as DenseRetriever
-    from ranklens.retrieval.encoder import Encoder as Encoder
     from ranklens.retrieval.filter import EmbeddingFilter as EmbeddingFilter
     from ranklens.retrieval.fusion import Fusion as Fusion
     from ranklens.retrieval.hybrid import HybridRetriever as HybridRetriever
@@ -74,7 +74,7 @@ _MODULES = {
     "ranklens.retrieval.base": ("Retriever",),
     "ranklens.retrieval.bm25": ("BM25Retriever",),
     "ranklens.retrieval.dense": ("DenseRetriever",),
-    "ranklens.retrieval.encoder": ("Encoder",),
+    "ranklens.data.encoder": ("Encoder",),
     "ranklens.retrieval.filter": ("EmbeddingFilter",),
     "ranklens.retrieval.fusion": ("Fusion",),
     "ranklens.retrieval.hybrid": ("HybridRetriever",),

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ranklens.data.device import Placement, choose_placement
 from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.extras import require
+from ranklens.data.pieces import without_surrogates
 
 Vectors = NDArray[np.float32]
 Pooling = Literal["mean", "cls", "lasttoken"]
@@ -123,15 +124,32 @@ class Encoder:
 
     def count_cut(self, texts: Sequence[str]) -> int:
         """Return how many passages have more tokens than are read."""
+        return sum(map(bool, self.tokens_cut(texts)))
+
+    def tokens_cut(self, texts: Sequence[str]) -> list[int]:
+        """Return, for each passage, how many of its tokens are not read."""
         limit = self.limit
         prompt = self._prompt("document", self.passage_prompt)
+        cut = [0] * len(texts)
         # A token has at least one byte, a character perhaps several tokens: short texts need no
         # look.
-        long = [prompt + text for text in texts if limit and _bytes(prompt + text) + 2 > limit]
-        if not long:
-            return 0
-        encoded = self._module().tokenizer(long, truncation=False, verbose=False)
-        return sum(len(ids) > (limit or 0) for ids in encoded["input_ids"])
+        long = [
+            row for row, text in enumerate(texts) if limit and _bytes(prompt + text) + 2 > limit
+        ]
+        if limit and long:
+            encoded = self._module().tokenizer(
+                [without_surrogates(prompt + texts[row]) for row in long],
+                truncation=False,
+                verbose=False,
+            )
+            for row, ids in zip(long, encoded["input_ids"], strict=True):
+                cut[row] = max(0, len(ids) - limit)
+        return cut
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self._module().tokenizer
 
     def _encode(self, texts: Sequence[str], prompt: str, done: Callable[[int], None]) -> Vectors:
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
@@ -145,7 +163,7 @@ class Encoder:
         for start in range(0, len(told), _TOLD):
             rows = told[start : start + _TOLD]
             vectors[rows] = self._module().encode(
-                [texts[row] for row in rows],
+                [without_surrogates(texts[row]) for row in rows],
                 prompt=prompt,
                 batch_size=self.batch,
                 show_progress_bar=False,

@@ -1,0 +1,83 @@
+"""The bi-encoder baseline: query and documents become vectors, each alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from ranklens.data.encoder import Encoder, Pooling
+from ranklens.data.errors import NumericalError
+from ranklens.data.pieces import PieceTokenizer
+from ranklens.data.records import Document, Query
+from ranklens.rerank.base import Ranking, Reranker, Shortened, checked_request
+from ranklens.rerank.shortening import name_of, shorten
+
+
+class BiEncoderReranker(Reranker):
+    """Ranks documents by the cosine of their vectors with the query's, in [−1, 1].
+
+    A document is its title, a blank and its text. Longer ones than the encoder reads are cut at
+    the end, the query too; ``tokens_cut`` is of documents. A blank text has the cosine 0.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self.name = f"bi-encoder:{name_of(encoder.model)}"
+        self.placement = encoder.placement
+        self._turn = threading.RLock()
+        self._pieces = PieceTokenizer(encoder.tokenizer)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str,
+        *,
+        pooling: Pooling | None = None,
+        query_prompt: str | None = None,
+        passage_prompt: str | None = None,
+        max_tokens: int | None = None,
+        batch: int = 32,
+        device: str | None = None,
+        dtype: str | None = None,
+    ) -> BiEncoderReranker:
+        """Load an encoder, pulled where it is not here; settings and errors are ``Encoder``'s."""
+        return cls(
+            Encoder(
+                model,
+                pooling=pooling,
+                query_prompt=query_prompt,
+                passage_prompt=passage_prompt,
+                max_tokens=max_tokens,
+                device=device,
+                dtype=dtype,
+                batch=batch,
+            )
+        )
+
+    def rank(self, query: str | Query, documents: Sequence[str | Document]) -> Ranking:
+        """Return every document once, best first; see ``Reranker.rank``.
+
+        Raises NumericalError for a vector with NaN or Inf.
+        """
+        import numpy as np
+
+        text, records = checked_request(query, documents)
+        texts = [record.full_text for record in records]
+        with self._turn:
+            asked = self.encoder.encode_queries([text])[0].astype(np.float64)
+            vectors = self.encoder.encode_passages(texts).astype(np.float64)
+            cut = self.encoder.tokens_cut(texts)
+        # Lengths of an encoder that does not normalise, or of bfloat16's ones, are not 1.
+        lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(asked)
+        cosines = vectors @ asked / np.where(lengths > 0, lengths, 1)
+        if not bool(np.isfinite(cosines).all()):
+            worst = int(np.flatnonzero(~np.isfinite(cosines))[0])
+            raise NumericalError(
+                f"{self.name} gave NaN or Inf, first with document {records[worst].id!r}; its "
+                f"weights are damaged, or {self.encoder.placement.dtype} is too narrow for them"
+            )
+        return Ranking.from_scores(records, cosines.tolist(), cut)
+
+    def shortened(self, text: str, most: int | None = None) -> Shortened:
+        """Return the text's first ``most`` tokens; see ``Reranker.shortened``."""
+        return shorten(text, most, self._pieces.text_with_offsets)
