@@ -6,6 +6,7 @@ A page is read from above. What its fences mean:
     ```python                     code; all of a page's code shares one namespace
     ```console                    lines that begin with ``$ `` are commands, the others their output
     ```text                       what the code before it printed
+    ```                           for the reader alone
 
 What is printed and not shown is an error, so is what is shown and not printed. Lines lose the
 white space at their ends. After ``<!-- within 0.02 -->`` numbers may differ by so much, absolutely,
