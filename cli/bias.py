@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ranklens.cli import options
-from ranklens.cli.specs import DEFAULT_RERANKER, RerankerSpec
+from ranklens.cli.specs import DEFAULT_RERANKER, AttentionSpec
 
 if TYPE_CHECKING:
     from ranklens.data.qrels import Qrels
@@ -24,7 +24,7 @@ def bias(
     depth: options.DepthOption = 20,
     permutations: Annotated[int, typer.Option(min=2, help="Shuffles per query.")] = 4,
     seed: Annotated[int, typer.Option(help="For the shuffles.")] = 0,
-    reranker: options.RerankerOption = DEFAULT_RERANKER,
+    reranker: options.AttentionOption = DEFAULT_RERANKER,
     profile: options.ProfileOption = None,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = None,
@@ -44,7 +44,7 @@ def bias(
     from ranklens.cli.stages import request_numbers
     from ranklens.rerank.bias import bias_report, read_orders
 
-    spec = RerankerSpec.parse(reranker, profile, device, dtype)
+    spec = AttentionSpec.parse(reranker, profile, device, dtype)
     loaded, lists = candidate_lists(collection, candidates, depth, limit=queries)
     note(f"loading {spec.model}")
     engine = spec.load()

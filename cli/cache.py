@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ranklens.cli import options
-from ranklens.cli.specs import DEFAULT_RERANKER, RerankerSpec
+from ranklens.cli.specs import DEFAULT_RERANKER, AttentionSpec
 from ranklens.data.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def build(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where documents are kept.")
     ],
-    reranker: options.RerankerOption = DEFAULT_RERANKER,
+    reranker: options.AttentionOption = DEFAULT_RERANKER,
     profile: Annotated[
         str | None,
         typer.Option(help="A profile in blocks, shipped or a file; the model's own or icr-block."),
@@ -86,7 +86,7 @@ def build(
     kept = KeptDocuments.open(output, storage=_storage(storage), keep_tokens=keep_tokens, memory=0)
     _, _, model = reranker.partition(":")
     chosen = profile or _block_profile(model)
-    spec = RerankerSpec.parse(reranker, chosen, device, dtype, documents=kept)
+    spec = AttentionSpec.parse(reranker, chosen, device, dtype, documents=kept)
     check_folder(kept.folder)
     loaded = load_collection(collection)
     warn(loaded.notes)

@@ -8,7 +8,7 @@ from typing import Annotated, cast
 import typer
 
 from ranklens.cli import options
-from ranklens.cli.specs import DEFAULT_MODEL, RerankerSpec
+from ranklens.cli.specs import DEFAULT_MODEL, AttentionSpec
 from ranklens.data.errors import UsageError
 
 _FOLDS = 5
@@ -63,7 +63,7 @@ def calibrate(
     if of not in ("raw", "z"):
         raise UsageError(f"--of must be raw or z, got {of!r}")
     chosen = cast(Method, method)
-    spec = RerankerSpec.parse(f"attention:{model}", profile, device, dtype)
+    spec = AttentionSpec.parse(f"attention:{model}", profile, device, dtype)
     check_output(output)
     loaded, lists = candidate_lists(collection, candidates, depth, limit=limit, judged=True)
     level = loaded.relevance_level

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ranklens.cli import options
-from ranklens.cli.specs import DEFAULT_RERANKER, RerankerSpec
+from ranklens.cli.specs import DEFAULT_RERANKER, AttentionSpec
 from ranklens.data.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def explain(
         int, typer.Option(min=0, help="Random erasures to compare with; 0 erases nothing.")
     ] = 10,
     seed: Annotated[int, typer.Option(help="For the random erasures.")] = 0,
-    reranker: options.RerankerOption = DEFAULT_RERANKER,
+    reranker: options.AttentionOption = DEFAULT_RERANKER,
     profile: options.ProfileOption = None,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = None,
@@ -69,7 +69,7 @@ def explain(
             raise UsageError("--collection takes the query by --query-id; leave QUERY out")
         if query_id is None:
             raise UsageError("--collection needs --query-id")
-    spec = RerankerSpec.parse(reranker, profile, device, dtype)
+    spec = AttentionSpec.parse(reranker, profile, device, dtype)
     number = 0
     if collection is not None:
         loaded, lists = candidate_lists(collection, candidates, depth, query_id=query_id)

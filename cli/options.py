@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from ranklens.cli.retrievers import RETRIEVER_FORMS
-from ranklens.cli.specs import RERANKERS
 from ranklens.data.errors import UsageError
+from ranklens.rerank.from_spec import FORMS
 
 
 def positive(param: typer.CallbackParam, value: int | None) -> int | None:
@@ -63,8 +63,14 @@ FirstStageOption = Annotated[
 RerankerOption = Annotated[
     str,
     typer.Option(
-        help=f"{' or '.join(f'{kind}:MODEL' for kind in RERANKERS)}; "
-        "MODEL is a name of `ranklens models list`, a folder, or a hub id."
+        help=f"{FORMS}; MODEL is a name of `ranklens models list`, a folder, or a hub id."
+    ),
+]
+AttentionOption = Annotated[
+    str,
+    typer.Option(
+        "--reranker",
+        help="attention:MODEL; MODEL is a name of `ranklens models list`, a folder, or a hub id.",
     ),
 ]
 ProfileOption = Annotated[

@@ -29,7 +29,7 @@ from ranklens.data.runs import Run
 from ranklens.eval.measures import default_measures, evaluate
 
 if TYPE_CHECKING:
-    from ranklens.rerank.attention_reranker import AttentionReranker
+    from ranklens.rerank.base import Reranker
 
 RETRIEVAL_DEPTH = 1000
 
@@ -94,11 +94,12 @@ def run_pipeline(
             ) from None
 
 
-def _load(spec: RerankerSpec) -> AttentionReranker:
-    note(f"loading {spec.model}")
+def _load(spec: RerankerSpec) -> Reranker:
+    note(f"loading {spec.model or spec.kind}")
     reranker = spec.load()
-    placement = reranker.engine.placement
-    note(f"running on {placement.device}: {placement.reason}")
+    placement = reranker.placement
+    if placement is not None:
+        note(f"running on {placement.device}: {placement.reason}")
     return reranker
 
 
@@ -140,7 +141,7 @@ def _finish(
     collection: Collection,
     queries: Sequence[Query],
     spec: RerankerSpec,
-    loaded: AttentionReranker | None,
+    loaded: Reranker | None,
     depth: int,
     first_stage: Run,
 ) -> dict[str, Any]:
@@ -170,10 +171,12 @@ def _rerank(
     folder: RunFolder,
     collection: Collection,
     queries: Sequence[Query],
-    reranker: AttentionReranker,
+    reranker: Reranker,
     depth: int,
     first_stage: Run,
 ) -> None:
+    from ranklens.rerank.attention_reranker import AttentionReranker
+
     texts = fetch_texts(collection, first_stage, depth, queries)
     shortened = 0
     numbers = request_numbers(collection)
@@ -181,7 +184,8 @@ def _rerank(
         if ranking is not None:
             shortened += sum(1 for ranked in ranking if ranked.tokens_cut)
             folder.append(query.id, ranking)
-    tell_origins(reranker.documents)
+    if isinstance(reranker, AttentionReranker):
+        tell_origins(reranker.documents)
     if shortened:
         warn([f"{shortened} documents were shortened to fit (tokens_cut in results.jsonl)"])
 

@@ -10,7 +10,7 @@ import typer
 
 from ranklens.cli import options
 from ranklens.cli.documents import kept_documents, tell_origins
-from ranklens.cli.specs import DEFAULT_RERANKER, RerankerSpec
+from ranklens.cli.specs import DEFAULT_RERANKER, AttentionSpec, RerankerSpec
 from ranklens.data.errors import InvalidInputError, UsageError
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def rerank(
     from ranklens.data.load import load_collection
     from ranklens.data.records import ScoredDoc
     from ranklens.data.runs import Run, write_run
+    from ranklens.rerank.attention_reranker import AttentionReranker
     from ranklens.rerank.scales import keep, rescaled
 
     spec = RerankerSpec.parse(
@@ -70,8 +71,10 @@ def rerank(
     warn(loaded.notes)
     first = find_candidates(loaded, candidates, loaded.queries)
     queries = [query for query in loaded.queries if first.get(query.id)][:limit]
-    note(f"loading {spec.model}")
+    note(f"loading {spec.model or spec.kind}")
     engine = spec.load()
+    attention = engine if isinstance(engine, AttentionReranker) else None
+    score_map = None if attention is None else attention.profile.score_map
     texts = fetch_texts(loaded, first, depth, queries)
     rankings = {}
     shortened = dropped = below = 0
@@ -81,7 +84,7 @@ def rerank(
         if ranking is None:
             continue
         shortened += sum(1 for ranked in ranking if ranked.tokens_cut)
-        scaled = rescaled(ranking, written, score_map=engine.profile.score_map)
+        scaled = rescaled(ranking, written, score_map=score_map)
         if scale == "raw" and threshold is None:
             head = [(ranked.id, ranked.score) for ranked in scaled]
             rankings[query.id] = merged(head, first[query.id])
@@ -91,7 +94,7 @@ def rerank(
         dropped += len(scaled) - len(kept)
         below += len(first[query.id]) - len(scaled)
         rankings[query.id] = [ScoredDoc(ranked.id, ranked.score) for ranked in kept]
-    origins = tell_origins(engine.documents)
+    origins = None if attention is None else tell_origins(attention.documents)
     if shortened:
         warn([f"{shortened} documents were shortened to fit"])
     empty = [query_id for query_id, docs in rankings.items() if not docs]
@@ -128,8 +131,12 @@ def _scale(scale: str, threshold: float | None, spec: RerankerSpec, depth: int) 
 
     if threshold is not None and not math.isfinite(threshold):
         raise UsageError(f"--threshold must be a number, got {threshold}")
-    score_map = load_profile(spec.profile).score_map
     if scale == "probability":
+        if not isinstance(spec, AttentionSpec):
+            raise UsageError(
+                f"--scale probability is by a profile of attention:MODEL; {spec.text} has none"
+            )
+        score_map = load_profile(spec.profile).score_map
         if score_map is None:
             raise InvalidInputError(
                 f"profile {spec.profile!r} has no score_map, so its scores have no "

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from ranklens.data.records import Query, ScoredDoc
     from ranklens.data.runs import Run
     from ranklens.rerank.attention_reranker import AttentionReranker
+    from ranklens.rerank.base import Reranker
 
-RERANKERS = ("attention",)
+ATTENTION = "attention"
 LONG_LISTS = ("refuse", "anchors")
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_RERANKER = f"attention:{DEFAULT_MODEL}"
@@ -28,12 +29,101 @@ _VERSIONS = ("ranklens", "tokenizers", "torch", "transformers")
 
 @dataclass(frozen=True, slots=True)
 class RerankerSpec:
-    """A reranker that is described but not loaded: ``attention:MODEL`` and its settings."""
+    """A reranker that is described but not loaded: its kind and model, with default settings."""
 
+    kind: str
     model: str
-    profile: str
     device: str | None
     dtype: str | None
+
+    @classmethod
+    def parse(
+        cls,
+        text: str,
+        profile: str | None,
+        device: str | None,
+        dtype: str | None,
+        long_lists: str = "refuse",
+        passages: str | None = None,
+        documents: KeptDocuments | None = None,
+    ) -> RerankerSpec:
+        """Read ``KIND:MODEL``; UsageError names the kinds, or an option of attention's alone.
+
+        For attention see ``AttentionSpec.parse``.
+        """
+        from ranklens.rerank.from_spec import split_spec
+
+        kind, model = split_spec(text)
+        if kind == ATTENTION:
+            return AttentionSpec.parse(
+                text, profile, device, dtype, long_lists, passages, documents
+            )
+        given = {
+            "--profile": profile is not None,
+            "--long-lists": long_lists != "refuse",
+            "--passages": passages is not None,
+            "--documents": documents is not None,
+        }
+        for option, is_given in given.items():
+            if is_given:
+                raise UsageError(
+                    f"{option} is for --reranker attention:MODEL; {text} goes without it"
+                )
+        return RerankerSpec(kind, model, device, dtype)
+
+    @property
+    def text(self) -> str:
+        """The specification as it is written."""
+        return f"{self.kind}:{self.model}" if self.model else self.kind
+
+    def describe(self) -> dict[str, Any]:
+        """Return all that a ranking depends on: weights, method, device, dtype, software.
+
+        The model is pulled when it is a named one that is not there yet; nothing is loaded.
+        """
+        if not self.model:
+            return {"kind": self.kind, "versions": _versions(("ranklens",))}
+        from ranklens.rerank.from_spec import default_settings
+
+        return self._describe(default_settings(self.kind))
+
+    def load(self) -> Reranker:
+        """Load the reranker."""
+        from ranklens.rerank.from_spec import from_spec
+
+        if self.model:
+            pull_model(self.model)
+        return from_spec(self.text, device=self.device, dtype=self.dtype)
+
+    def _describe(self, settings: dict[str, Any]) -> dict[str, Any]:
+        from ranklens.data.extras import require
+
+        require("llm", "torch", "transformers", "safetensors")
+        needed = ("sentence-transformers",) if self.kind == "bi-encoder" else ()
+        if needed:
+            require("dense", "sentence_transformers")
+        from ranklens.data.device import choose_placement
+        from ranklens.data.models import resolve
+
+        placement = choose_placement(self.device, self.dtype)
+        path = pull_model(self.model)
+        return {
+            "kind": self.kind,
+            # Where a folder lies is the machine's business, not the result's.
+            "model": path.name if Path(self.model).expanduser().is_dir() else self.model,
+            "revision": resolve(self.model).revision,
+            **settings,
+            "device": placement.device,
+            "dtype": placement.dtype,
+            "versions": _versions((*_VERSIONS, *needed)),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSpec(RerankerSpec):
+    """An attention reranker that is described but not loaded."""
+
+    profile: str
     long_lists: str
     passages: Passages | None
     documents: KeptDocuments | None = None
@@ -48,19 +138,21 @@ class RerankerSpec:
         long_lists: str = "refuse",
         passages: str | None = None,
         documents: KeptDocuments | None = None,
-    ) -> RerankerSpec:
-        """Read ``KIND:MODEL``; UsageError names the kinds, and the profile must exist.
+    ) -> AttentionSpec:
+        """Read ``attention:MODEL``, for commands that need its attention; else UsageError.
 
-        Without a profile it is the model's own where one is shipped. ``passages`` is read by
-        ``parse_passages``. With ``documents`` the profile must be one whose documents can be
-        kept, else InvalidInputError.
+        Without a profile it is the model's own where one is shipped; it must exist.
+        ``passages`` is read by ``parse_passages``. With ``documents`` the profile must be one
+        whose documents can be kept, else InvalidInputError.
         """
+        from ranklens.rerank.from_spec import split_spec
         from ranklens.rerank.profile_file import default_profile, load_profile
 
-        kind, _, model = text.partition(":")
-        if kind not in RERANKERS or not model:
-            forms = " or ".join(f"{known}:MODEL" for known in RERANKERS)
-            raise UsageError(f"unknown reranker {text!r}; expected {forms}")
+        kind, model = split_spec(text)
+        if kind != ATTENTION:
+            raise UsageError(
+                f"this command reads attention, which {text} does not give; use attention:MODEL"
+            )
         profile = profile or default_profile(model)
         split = parse_passages(passages)
         chosen = load_profile(profile)
@@ -70,38 +162,20 @@ class RerankerSpec:
             check_profile(chosen, documents.keep_tokens)
         if long_lists not in LONG_LISTS:
             raise UsageError(f"--long-lists is {long_lists!r}; choose {' or '.join(LONG_LISTS)}")
-        return cls(model, profile, device, dtype, long_lists, split, documents)
+        return cls(kind, model, device, dtype, profile, long_lists, split, documents)
 
     def describe(self) -> dict[str, Any]:
-        """Return all that a ranking depends on: weights, method, device, dtype, software.
-
-        The model is pulled when it is a named one that is not there yet; nothing is loaded.
-        """
-        from importlib.metadata import version
-
-        from ranklens.data.extras import require
+        """Return all that a ranking depends on; see ``RerankerSpec.describe``."""
         from ranklens.rerank.profile_file import load_profile
 
-        require("llm", "torch", "transformers", "safetensors")
-        from ranklens.data.device import choose_placement
-        from ranklens.data.models import resolve
-
-        profile = load_profile(self.profile)
-        placement = choose_placement(self.device, self.dtype)
-        path = pull_model(self.model)
-        return {
-            "kind": "attention",
-            # Where a folder lies is the machine's business, not the result's.
-            "model": path.name if Path(self.model).expanduser().is_dir() else self.model,
-            "revision": resolve(self.model).revision,
-            "profile": profile.to_dict(),
-            "long_lists": self.long_lists,
-            "passages": None if self.passages is None else dataclasses.asdict(self.passages),
-            "documents": None if self.documents is None else self.documents.describe(),
-            "device": placement.device,
-            "dtype": placement.dtype,
-            "versions": {name: version(name) for name in _VERSIONS},
-        }
+        return self._describe(
+            {
+                "profile": load_profile(self.profile).to_dict(),
+                "long_lists": self.long_lists,
+                "passages": None if self.passages is None else dataclasses.asdict(self.passages),
+                "documents": None if self.documents is None else self.documents.describe(),
+            }
+        )
 
     def load(self) -> AttentionReranker:
         """Load the reranker."""
@@ -118,6 +192,12 @@ class RerankerSpec:
             passages=self.passages,
             documents=None if self.documents is None else self.documents.cache(),
         )
+
+
+def _versions(names: Sequence[str]) -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in names}
 
 
 def parse_passages(text: str | None) -> Passages | None:

@@ -19,8 +19,7 @@ from ranklens.data.runs import Run, check_run_query
 if TYPE_CHECKING:
     from ranklens.cli.retrievers import RetrieverSpec
     from ranklens.data.collection import Collection
-    from ranklens.rerank.attention_reranker import AttentionReranker
-    from ranklens.rerank.base import Ranking
+    from ranklens.rerank.base import Ranking, Reranker
     from ranklens.retrieval.base import Retriever
 
 
@@ -132,7 +131,7 @@ def request_numbers(collection: Collection) -> dict[str, int]:
 
 
 def rerank(
-    reranker: AttentionReranker,
+    reranker: Reranker,
     candidates: Run,
     texts: dict[str, Document],
     depth: int,
@@ -141,16 +140,20 @@ def rerank(
 ) -> Iterator[tuple[Query, Ranking | None]]:
     """Yield each query's ranking of its first ``depth`` candidates; None for one without any.
 
-    ``numbers`` are ``request_numbers`` of the collection.
+    ``numbers`` are ``request_numbers`` of the collection, which only attention asks for.
     """
+    from ranklens.rerank.attention_reranker import AttentionReranker
+
+    def ranked(query: Query, documents: Sequence[Document]) -> Ranking:
+        if isinstance(reranker, AttentionReranker):
+            return reranker.rank(query, documents, request=numbers[query.id])
+        return reranker.rank(query, documents)
+
     total = sum(len(candidates.get(query.id, ())[:depth]) for query in queries)
     with progress("reranking", total, "docs") as advance:
         for query in queries:
             documents = [texts[doc.doc_id] for doc in candidates.get(query.id, ())[:depth]]
-            yield (
-                query,
-                (reranker.rank(query, documents, request=numbers[query.id]) if documents else None),
-            )
+            yield query, ranked(query, documents) if documents else None
             advance(len(documents))
 
 

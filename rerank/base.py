@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ranklens.data.device import Placement
-from ranklens.data.errors import InvalidInputError, RanklensError
+from ranklens.data.errors import InvalidInputError, NumericalError, RanklensError
 from ranklens.data.files import shown
 from ranklens.data.records import Document, Query
 
@@ -131,6 +132,18 @@ def named_error(error: Exception, position: int, request: object) -> Exception:
     named = type(error)(f"{where}: {error}")
     named.__cause__ = error
     return named
+
+
+def check_scores(reranker: Reranker, records: Sequence[Document], scores: Iterable[float]) -> None:
+    """Raise NumericalError that names the first document with a score of NaN or Inf."""
+    for record, score in zip(records, scores, strict=True):
+        if not math.isfinite(score):
+            where = reranker.placement
+            narrow = "" if where is None else f", or {where.dtype} is too narrow for them"
+            raise NumericalError(
+                f"{reranker.name} gave {score} for document {record.id!r}; its weights are "
+                f"damaged{narrow}"
+            )
 
 
 def checked_request(

@@ -6,10 +6,9 @@ import threading
 from collections.abc import Sequence
 
 from ranklens.data.encoder import Encoder, Pooling
-from ranklens.data.errors import NumericalError
 from ranklens.data.pieces import PieceTokenizer
 from ranklens.data.records import Document, Query
-from ranklens.rerank.base import Ranking, Reranker, Shortened, checked_request
+from ranklens.rerank.base import Ranking, Reranker, Shortened, check_scores, checked_request
 from ranklens.rerank.shortening import name_of, shorten
 
 
@@ -70,12 +69,7 @@ class BiEncoderReranker(Reranker):
         # Lengths of an encoder that does not normalise, or of bfloat16's ones, are not 1.
         lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(asked)
         cosines = vectors @ asked / np.where(lengths > 0, lengths, 1)
-        if not bool(np.isfinite(cosines).all()):
-            worst = int(np.flatnonzero(~np.isfinite(cosines))[0])
-            raise NumericalError(
-                f"{self.name} gave NaN or Inf, first with document {records[worst].id!r}; its "
-                f"weights are damaged, or {self.encoder.placement.dtype} is too narrow for them"
-            )
+        check_scores(self, records, cosines)
         return Ranking.from_scores(records, cosines.tolist(), cut)
 
     def shortened(self, text: str, most: int | None = None) -> Shortened:

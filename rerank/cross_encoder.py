@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ranklens.data.device import Placement, choose_placement
-from ranklens.data.errors import InvalidInputError, NumericalError, UsageError
+from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.extras import require
 from ranklens.data.models.loading import lacking
 from ranklens.data.pieces import PieceTokenizer
 from ranklens.data.records import Document, Query
 from ranklens.data.token_budget import MIN_DOCUMENT_TOKENS
-from ranklens.rerank.base import Ranking, Reranker, Shortened, checked_request
+from ranklens.rerank.base import Ranking, Reranker, Shortened, check_scores, checked_request
 from ranklens.rerank.shortening import name_of, shorten
 
 if TYPE_CHECKING:
@@ -134,12 +134,7 @@ class CrossEncoderReranker(Reranker):
         rows = [self._frame.row(asked, ids[:room]) for ids in texts]
         with self._turn:
             scores = self._scores(rows)
-        for record, score in zip(records, scores, strict=True):
-            if score - score != 0:
-                raise NumericalError(
-                    f"{self.name} gave {score} for document {record.id!r}; its weights are "
-                    f"damaged, or {self.placement.dtype} is too narrow for them"
-                )
+        check_scores(self, records, scores)
         return Ranking.from_scores(records, scores, [max(0, len(ids) - room) for ids in texts])
 
     def shortened(self, text: str, most: int | None = None) -> Shortened:

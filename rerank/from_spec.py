@@ -12,6 +12,7 @@ identity         the order of the stage before; has no model
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -61,21 +62,26 @@ def from_spec(
         from ranklens.rerank.identity import IdentityReranker
 
         return IdentityReranker()
-    module, name = _CLASSES[kind]
-    load = getattr(import_module(f"ranklens.rerank.{module}"), name).from_pretrained
-    _check_settings(spec, settings, _keywords(load))
-    found: Reranker = load(model, device=device, dtype=dtype, **settings)
-    return found
+    _check_settings(spec, settings, tuple(default_settings(kind)))
+    return _loader(kind)(model, device=device, dtype=dtype, **settings)
 
 
-def _keywords(load: Any) -> tuple[str, ...]:
-    """Return the settings of a kind: the keywords of its loader, but for device and dtype."""
-    parameters = inspect.signature(load).parameters.values()
-    return tuple(
-        one.name
+def default_settings(kind: str) -> dict[str, Any]:
+    """Return the settings of a kind that has a model, with what they are where none is given."""
+    parameters = inspect.signature(_loader(kind)).parameters.values()
+    return {
+        one.name: one.default
         for one in parameters
         if one.kind is one.KEYWORD_ONLY and one.name not in _PLACEMENT
-    )
+    }
+
+
+def _loader(kind: str) -> Callable[..., Reranker]:
+    module, name = _CLASSES[kind]
+    load: Callable[..., Reranker] = getattr(
+        import_module(f"ranklens.rerank.{module}"), name
+    ).from_pretrained
+    return load
 
 
 def _check_settings(spec: str, settings: dict[str, Any], known: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ from ranklens.data.causal_lm import CausalLM
 from ranklens.data.chat import Text, Turn
 from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.records import Document, Query
-from ranklens.rerank.base import Ranking, Reranker, Shortened, checked_request
+from ranklens.rerank.base import Ranking, Reranker, Shortened, check_scores, checked_request
 from ranklens.rerank.shortening import name_of, shorten
 
 INSTRUCTION = (
@@ -92,6 +92,7 @@ class PointwiseReranker(Reranker):
             )
         said, denied = logs[:, : len(yes)], logs[:, len(yes) :]
         scores = np.logaddexp.reduce(said, axis=1) - np.logaddexp.reduce(denied, axis=1)
+        check_scores(self, records, scores)
         return Ranking.from_scores(
             records, scores.tolist(), [sum(prompt.tokens_cut) for prompt in prompts]
         )

@@ -1,0 +1,1 @@
+"""Listwise reranking by a decoder that orders numbered passages, window by window."""
