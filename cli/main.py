@@ -27,6 +27,7 @@ from ranklens.cli import (
     heads,
     judge,
     models,
+    positions,
     reproduce,
     rerank,
     retrieve,
@@ -79,6 +80,7 @@ app.command()(find.find)
 app.command()(calibrate.calibrate)
 app.command()(bias.bias)
 app.add_typer(heads.app, name="heads")
+app.add_typer(positions.app, name="positions")
 app.add_typer(data.app, name="data")
 app.add_typer(cache.app, name="cache")
 app.add_typer(models.app, name="models")

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-import json
-import math
-import types
-import typing
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
 
 from ranklens.data.errors import InvalidInputError, MissingResourceError
 from ranklens.data.files import write_json
+from ranklens.data.typed_json import parse_record
 from ranklens.rerank.profile import Profile
 
 # Models that were trained for a method; their prompt and layers mean little to others.
@@ -67,89 +62,4 @@ def save_profile(profile: Profile, path: str | Path) -> None:
 
 
 def _parse(text: str, where: str) -> Profile:
-    try:
-        value = json.loads(text, object_pairs_hook=_object)
-    except json.JSONDecodeError as error:
-        raise InvalidInputError(f"{where}:{error.lineno}: not JSON ({error.msg})") from None
-    except InvalidInputError as error:
-        raise InvalidInputError(f"{where}: {error}") from None
-    except (ValueError, RecursionError) as error:
-        # An integer of thousands of digits, or lists thousands deep.
-        raise InvalidInputError(f"{where}: no profile ({error})") from None
-    try:
-        profile = _build(Profile, value, "")
-    except InvalidInputError as error:
-        raise InvalidInputError(f"{where}: {error}") from None
-    assert isinstance(profile, Profile)
-    return profile
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a JSON object, refusing a key that occurs twice; json itself takes the last."""
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InvalidInputError(f"key {twice!r} occurs twice in one JSON object")
-    return value
-
-
-def _build(kind: Any, value: Any, at: str) -> Any:
-    """Make a value of a field's type out of JSON, refusing everything that does not fit."""
-    if isinstance(kind, types.UnionType):
-        options = typing.get_args(kind)
-        if value is None and type(None) in options:
-            return None
-        (kind,) = (option for option in options if option is not type(None))
-        return _build(kind, value, at)
-    if dataclasses.is_dataclass(kind):
-        return _record(kind, value, at)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        if value not in arguments:
-            raise InvalidInputError(
-                f"{at} is {value!r}; it must be {' or '.join(map(repr, arguments))}"
-            )
-        return value
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise InvalidInputError(f"{at} must be a JSON list, got {value!r}")
-        if arguments[-1] is not ... and len(value) != len(arguments):
-            raise InvalidInputError(f"{at} must have {len(arguments)} values, got {value!r}")
-        return tuple(_build(arguments[0], one, f"{at}[{i}]") for i, one in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise InvalidInputError(f"{at} must be a JSON object, got {value!r}")
-        return {name: _build(arguments[1], one, _join(at, name)) for name, one in value.items()}
-    if type(value) is int and kind is float:
-        try:
-            value = float(value)
-        except OverflowError:
-            value = math.inf
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):
-        raise InvalidInputError(f"{at} must be {kind.__name__}, got {value!r}")
-    return value
-
-
-def _record(kind: Any, value: Any, at: str) -> Any:
-    if not isinstance(value, dict):
-        raise InvalidInputError(f"{at or 'the profile'} must be a JSON object, got {value!r}")
-    hints = typing.get_type_hints(kind)
-    needed = {
-        field.name
-        for field in dataclasses.fields(kind)
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    }
-    for problem, names in (
-        ("unknown field", sorted(set(value) - set(hints))),
-        ("missing field", sorted(needed - set(value))),
-    ):
-        if names:
-            raise InvalidInputError(
-                f"{problem} {_join(at, names[0])!r}; the fields here are {', '.join(hints)}"
-            )
-    return kind(**{name: _build(hints[name], one, _join(at, name)) for name, one in value.items()})
-
-
-def _join(at: str, name: str) -> str:
-    return f"{at}.{name}" if at else name
+    return parse_record(Profile, text, where, "profile")
