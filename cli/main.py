@@ -32,6 +32,7 @@ from ranklens.cli import (
     rerank,
     retrieve,
     run,
+    serve,
     udcg,
 )
 from ranklens.data.errors import MissingPrerequisiteError, PartialError, RanklensError, UsageError
@@ -75,6 +76,7 @@ app.add_typer(judge.app, name="judge")
 app.add_typer(udcg.app, name="udcg")
 app.add_typer(export.app, name="export")
 app.command()(reproduce.reproduce)
+app.command()(serve.serve)
 app.command()(explain.explain)
 app.command()(find.find)
 app.command()(calibrate.calibrate)
