@@ -62,7 +62,7 @@ def information(service: Service) -> dict[str, Any]:
         "max_input_length": None if engine is None else engine.context,
         "max_batch_requests": settings.max_batch,
         "max_client_batch_size": settings.max_documents,
-        "auto_truncate": False,
+        "auto_truncate": True,
         "version": __version__,
         "profile": None if attention is None else attention.profile.name,
         "scale": service.scale,

@@ -21,21 +21,22 @@ from pydantic import TypeAdapter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ranklens.data.errors import RanklensError
+from ranklens.data.errors import InvalidInputError, RanklensError, UsageError
 from ranklens.rerank.serving.dialects.body import check_headers, names_texts, parse
 from ranklens.rerank.serving.dialects.errors import (
     RequestError,
     error_response,
-    failure,
     json_response,
 )
 from ranklens.rerank.serving.dialects.fields import check_number, headers, ignored, read
 from ranklens.rerank.serving.dialects.rerank import RerankAnswer, RerankRequest, rerank_answer
 from ranklens.rerank.serving.dialects.tei import TeiRank, TeiRequest, tei_answer
 from ranklens.rerank.serving.dialects.vllm import ScoreAnswer, ScoreRequest, score_answer
-from ranklens.rerank.serving.service import Service
+from ranklens.rerank.serving.service import OverloadedError, Service, UnavailableError
 
 _log = logging.getLogger(__name__)
+_CAUSED = (InvalidInputError, UsageError, OverloadedError, UnavailableError)
+"""Errors with statuses of their own, which are not a failing model's."""
 _Handler = Callable[[dict[str, Any]], Awaitable[Response]]
 
 
@@ -113,23 +114,29 @@ def routers(service: Service) -> list[APIRouter]:
 
 
 async def _answered(request: Request, handle: _Handler) -> Response:
-    """Return what a handler answers to the body, or the error that it ends with."""
+    """Return what a handler answers to the body, or the error that is the body's fault.
+
+    Errors of the service go on to the application, which counts them; ``state.body_is_tei``
+    tells it how they are to be written.
+    """
     path = str(request.scope["path"])
-    tei: bool | None = None
+    tei = None
     try:
         check_headers(request)
         data = await request.body()
-        tei = path == "/rerank" and names_texts(data)
+        request.state.body_is_tei = tei = path == "/rerank" and names_texts(data)
         body = parse(data)
-        tei = path == "/rerank" and "texts" in body
+        request.state.body_is_tei = tei = path == "/rerank" and "texts" in body
         return await handle(body)
     except RequestError as error:
         return error_response(path, tei, error.status, str(error), param=error.param)
     except RanklensError as error:
-        status, message, extra = failure(error, bool(tei))
-        if status in (424, 500):
-            _log.error("a request to %s failed", path, exc_info=error)
-        return error_response(path, tei, status, message, extra)
+        if not tei or isinstance(error, _CAUSED):
+            raise
+        number = request.state.request_id
+        _log.error("request %s failed", number, exc_info=error)
+        told = f"the request failed; the server's log says more under {number}"
+        return error_response(path, tei, 424, told)
 
 
 def _content(shape: Any, mode: Literal["validation", "serialization"]) -> dict[str, Any]:
