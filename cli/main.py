@@ -28,6 +28,7 @@ from ranklens.cli import (
     judge,
     models,
     positions,
+    report,
     reproduce,
     rerank,
     retrieve,
@@ -71,6 +72,7 @@ app.command()(fuse.fuse)
 app.command()(rerank.rerank)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
+app.command()(report.report)
 app.command()(explain_diff.explain_diff)
 app.add_typer(judge.app, name="judge")
 app.add_typer(udcg.app, name="udcg")

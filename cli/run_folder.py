@@ -168,7 +168,7 @@ def open_run_folder(path: Path) -> Iterator[RunFolder]:
 
 
 def _refuse_strangers(path: Path) -> None:
-    if _is_ours(path / _MANIFEST):
+    if is_manifest(path / _MANIFEST):
         return
     strangers = sorted(
         entry.name for entry in path.iterdir() if entry.name != _LOCK and not _is_torn(entry.name)
@@ -179,7 +179,7 @@ def _refuse_strangers(path: Path) -> None:
         )
 
 
-def _is_ours(manifest: Path) -> bool:
+def is_manifest(manifest: Path) -> bool:
     """Say whether a manifest is one of a run: many programs call a file manifest.json."""
     try:
         value = json.loads(manifest.read_text(encoding="utf-8"))

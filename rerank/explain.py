@@ -40,12 +40,14 @@ class TokenAttribution:
     """A token of a document: its place (half-open, code points), value and contribution.
 
     Tokens that share a character all name the whole of it. A token without a place is white
-    space or a separator that the prompt added.
+    space or a separator that the prompt added. ``attention`` is the value before calibration,
+    None in profiles that have none.
     """
 
     place: Place | None
     value: float
     contribution: float
+    attention: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,7 @@ class Explainer:
         places: list[list[Place | None]] = [[] for _ in records]
         values: list[list[float]] = [[] for _ in records]
         contributions: list[list[float]] = [[] for _ in records]
+        attention: list[list[float]] = [[] for _ in records]
         frames = [0.0] * len(records)
         for order in arrangements:
             layout = self.reranker.layout(text, records, order=order)
@@ -133,12 +136,12 @@ class Explainer:
             found = document_scores(signal, layout, profile)[0]
             tokens = _token_values(signal, layout, profile)
             for slot, index in enumerate(order):
-                value, contribution = tokens[index]
+                value, contribution, bare = tokens[index]
                 marker, own = self._own_tokens(records[index], slot, len(value))
                 end = marker + len(own)
                 # In a slot with a shorter number a block has room for more tokens.
                 places[index] += own[len(places[index]) :]
-                for sums in (values[index], contributions[index]):
+                for sums in (values[index], contributions[index], attention[index]):
                     sums += [0.0] * (len(own) - len(sums))
                 scores[index] += found[index] / len(arrangements)
                 frames[index] += sum(contribution[:marker] + contribution[end:]) / len(arrangements)
@@ -146,11 +149,15 @@ class Explainer:
                     values[index][position] += value[marker + position] / len(arrangements)
                     part = contribution[marker + position] / len(arrangements)
                     contributions[index][position] += part
+                    attention[index][position] += bare[marker + position] / len(arrangements)
         ranked = sorted(range(len(records)), key=lambda i: (-scores[i], i))
         exact = profile.calibration.compare == "difference" and not profile.calibration.temperature
         explained = []
         for rank, index in enumerate(ranked, start=1):
-            rows = zip(places[index], values[index], contributions[index], strict=True)
+            before: Sequence[float | None] = attention[index]
+            if not profile.calibration.nulls:
+                before = [None] * len(before)
+            rows = zip(places[index], values[index], contributions[index], before, strict=True)
             attributions = tuple(TokenAttribution(*row) for row in rows)
             explained.append(
                 DocumentExplanation(
@@ -231,8 +238,8 @@ def top_spans(
 
 def _token_values(
     signal: TokenSignal, layout: PromptLayout, profile: Profile
-) -> list[tuple[list[float], list[float]]]:
-    """Return for each document the values and contributions of its span's tokens."""
+) -> list[tuple[list[float], list[float], list[float]]]:
+    """Return for each document its span's values, contributions, and values not calibrated."""
     import torch
 
     if profile.signal.combine == "documents":
@@ -241,17 +248,18 @@ def _token_values(
     else:
         mass, weights = signal.total()[None], [1.0]
     weight = torch.tensor(weights, dtype=torch.float64)
-    calibrated = mass[:, 0]
+    bare = mass[:, 0]
     null = baseline(mass, layout, profile.calibration)
-    if null is not None:
-        calibrated = calibrated - null
+    calibrated = bare if null is None else bare - null
     if profile.pooling.idf:
-        calibrated = calibrated * idf_weights(layout)
+        rarity = idf_weights(layout)
+        bare, calibrated = bare * rarity, calibrated * rarity
     found = []
     for first, end in layout.spans:
         tokens = calibrated[:, first:end]
         shares = weight @ contributions(tokens, profile.pooling)
-        found.append(((weight @ tokens).tolist(), shares.tolist()))
+        attended = weight @ bare[:, first:end]
+        found.append(((weight @ tokens).tolist(), shares.tolist(), attended.tolist()))
     return found
 
 

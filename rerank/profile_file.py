@@ -56,6 +56,11 @@ def load_profile(spec: str | Path | Profile) -> Profile:
     return _parse(text, str(path))
 
 
+def profile_of(value: object, where: str) -> Profile:
+    """Return the profile that ``Profile.to_dict`` gave; InvalidInputError begins with ``where``."""
+    return _parse(json.dumps(value), where)
+
+
 def save_profile(profile: Profile, path: str | Path) -> None:
     """Write a profile as JSON that ``load_profile`` reads back, atomically."""
     write_json(Path(path), profile.to_dict())

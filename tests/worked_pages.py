@@ -131,4 +131,4 @@ def compare(shown: str, printed: str, within: float, place: str) -> None:
 
 
 def _lines(text: str) -> list[str]:
-    return [line.rstrip() for line in text.strip("\n").split("\n")]
+    return "\n".join(line.rstrip() for line in text.split("\n")).strip("\n").split("\n")

@@ -1,0 +1,1 @@
+"""The report of ``ranklens report``: what is gathered, and the page that shows it."""
