@@ -14,10 +14,7 @@ NEED_MODELS = {"compare-on-your-data.md", "detect-heads.md", "rag-langchain.md"}
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=pytest.mark.model if name in NEED_MODELS else ())
-        for name in PAGES
-    ],
+    [pytest.param(name, marks=pytest.mark.model if name in NEED_MODELS else ()) for name in PAGES],
 )
 def test_an_example_prints_what_it_shows(
     name: str,

@@ -106,12 +106,14 @@ def _call(command: str, place: str) -> None:
     words = shlex.split(command)
     assert words[0] == "ranklens", f"{place}: {words[0]} is not run here"
     before, sys.argv = sys.argv, words
+    code: object = 0
     try:
         main()
     except SystemExit as stopped:
-        assert not stopped.code, f"{place}: {command} ended with {stopped.code}"
+        code = stopped.code
     finally:
         sys.argv = before
+    assert not code, f"{place}: {command} ended with {code}"
 
 
 def compare(shown: str, printed: str, within: float, place: str) -> None:
