@@ -26,9 +26,11 @@ from ranklens.data.records import Document, Query
 from ranklens.rerank.base import Ranking, Reranker
 from ranklens.rerank.integrations.ranked import DEFAULT, loaded
 
-require("mteb", "mteb")
-
-from mteb.models import ModelMeta  # noqa: E402
+try:
+    from mteb.models import ModelMeta
+except ImportError:
+    require("mteb", "mteb")
+    raise
 
 _log = logging.getLogger(__name__)
 

@@ -13,13 +13,15 @@ from ranklens.data.extras import require
 from ranklens.rerank.base import Reranker
 from ranklens.rerank.integrations.ranked import DEFAULT, loaded, ranked
 
-require("pyterrier", "pyterrier", "pandas")
+try:
+    import pandas as pd
+    import pyterrier as pt
+except ImportError:
+    require("pyterrier", "pyterrier")
+    raise
 
-import pandas as pd  # noqa: E402
-import pyterrier as pt  # noqa: E402
 
-
-class RanklensTransformer(pt.Transformer):  # type: ignore[misc]
+class RanklensTransformer(pt.Transformer):
     """Reranks every query's results together.
 
     Takes frames with ``qid``, ``query``, ``docno`` and the documents' text, and returns their
@@ -54,6 +56,8 @@ class RanklensTransformer(pt.Transformer):  # type: ignore[misc]
         pt.validate.result_frame(inp, extra_columns=["query", self.text_field])
         # By place: PyTerrier's frames often have an index with gaps or repeats.
         frame = inp.reset_index(drop=True)
+        if frame["qid"].isna().any():
+            raise InvalidInputError(f"row {int(frame['qid'].isna().argmax())} has no qid")
         before = _order_before(frame)
         places: list[int] = []
         scores: list[float] = []
