@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +15,7 @@ from ranklens.cli.specs import DEFAULT_RERANKER
 from ranklens.data.errors import InvalidInputError, UsageError
 
 if TYPE_CHECKING:
+    from ranklens.cli.specs import RerankerSpec
     from ranklens.rerank.base import Reranker
 
 _TOKEN = "RANKLENS_TOKEN"
@@ -75,7 +75,9 @@ def serve(
 
     Example: ranklens serve --port 8000
     """
+    from ranklens.cli.documents import kept_documents
     from ranklens.cli.output import note
+    from ranklens.cli.specs import RerankerSpec
     from ranklens.data.extras import require
 
     require("server", "fastapi", "prometheus_client", "uvicorn")
@@ -83,6 +85,7 @@ def serve(
     from ranklens.rerank.serving.running import serve as run
     from ranklens.rerank.serving.service import Service
     from ranklens.rerank.serving.settings import Settings
+    from ranklens.rerank.shortening import name_of
 
     token = _token(token_file)
     if token is None and not no_token and not is_loopback(host):
@@ -98,23 +101,21 @@ def serve(
         token=token,
         strict_model=strict_model,
     )
-    require("llm", "torch", "transformers", "safetensors")
-    method = _settings_of(reranker, profile, long_lists, documents)
+    kept = kept_documents(documents)
+    spec = RerankerSpec.parse(reranker, profile, device, dtype, long_lists, None, kept)
+    if spec.model:
+        require("llm", "torch", "transformers", "safetensors")
+    name = f"{spec.kind}:{name_of(spec.model)}" if spec.model else spec.kind
     listening = bound(host, port)
     url = url_of(listening)
 
-    def load() -> Reranker:
-        from ranklens.rerank.base import Reranker
-
-        return Reranker.from_spec(reranker, device=device, dtype=dtype, **method)
-
-    service = Service(load, settings, model=reranker)
+    service = Service(lambda: _loaded(spec), settings, model=name)
     _log_to_stderr()
-    note(f"loading {reranker}")
+    note(f"loading {name}")
 
     def ready() -> None:
-        said = {"status": "ready", "url": url, "model": reranker, "scale": service.scale}
-        line = json.dumps(said) if as_json else f"ranklens serves {reranker} at {url}"
+        said = {"status": "ready", "url": url, "model": name, "scale": service.scale}
+        line = json.dumps(said) if as_json else f"ranklens serves {name} at {url}"
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
@@ -137,39 +138,29 @@ def _token(file: Path | None) -> str | None:
     return token
 
 
-def _settings_of(
-    spec: str, profile: str | None, long_lists: str, documents: Path | None
-) -> dict[str, Any]:
-    """Return what ``from_spec`` takes besides the placement, checked before anything is loaded.
-
-    Documents are kept in memory, and in a folder where one is given, when the profile allows it.
-    """
-    from ranklens.cli.documents import kept_documents
-    from ranklens.cli.specs import LONG_LISTS
-    from ranklens.rerank.from_spec import split_spec
-
-    kind, model = split_spec(spec)
-    if kind != "attention":
-        # Those that the kind does not know it refuses by name.
-        given = {"profile": profile, "documents": documents}
-        return {name: value for name, value in given.items() if value is not None}
-    if long_lists not in LONG_LISTS:
-        raise UsageError(f"--long-lists is {long_lists!r}; choose {' or '.join(LONG_LISTS)}")
+def _loaded(spec: RerankerSpec) -> Reranker:
+    """Load a reranker; it keeps documents in memory where its profile allows that."""
+    from ranklens.rerank.attention_reranker import AttentionReranker
     from ranklens.rerank.kv.cache import DocumentCache
     from ranklens.rerank.kv.reading import check_profile
-    from ranklens.rerank.profile_file import default_profile, load_profile
 
-    chosen = load_profile(profile or default_profile(model))
-    kept = kept_documents(documents)
-    cache = None
-    if kept is not None:
-        check_profile(chosen, kept.keep_tokens)
-        cache = kept.cache()
-    else:
-        with contextlib.suppress(InvalidInputError):
-            check_profile(chosen, None)
-            cache = DocumentCache()
-    return {"profile": chosen, "long_lists": long_lists, "documents": cache}
+    found = spec.load()
+    if not isinstance(found, AttentionReranker) or found.documents is not None:
+        return found
+    try:
+        check_profile(found.profile)
+    except InvalidInputError:
+        return found
+    if found.engine.rope_switch is not None:
+        # Its long prompts could not be read with kept documents.
+        return found
+    return AttentionReranker(
+        found.engine,
+        found.profile,
+        found.model,
+        long_lists=found.long_lists,
+        documents=DocumentCache(),
+    )
 
 
 def _log_to_stderr() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from ranklens.data.errors import InvalidInputError
 from ranklens.data.score_map import ScoreMap
@@ -93,11 +94,11 @@ class Batches:
             if rankings is not None:
                 self._on_pass(len(group))
                 for one, ranking in zip(group, rankings, strict=True):
-                    _settle(one, lambda one=one, ranking=ranking: self._answered(one, ranking, {}))
+                    _settle(one, partial(self._answered, one, ranking, {}))
                 return
         for one in group:
             self._on_pass(1)
-            _settle(one, lambda one=one: self._alone(one))
+            _settle(one, partial(self._alone, one))
 
     def _alone(self, one: Ready) -> Answer:
         job, texts = one.accepted.job, one.texts

@@ -14,14 +14,13 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ranklens.data.errors import RanklensError
 from ranklens.rerank.serving.failures import answer_to
 from ranklens.rerank.serving.jobs import OverloadedError, TooLargeError, UnavailableError
 from ranklens.rerank.serving.service import REQUEST_ID, Service
@@ -50,9 +49,11 @@ class _Exchange:
     receive: Receive
     send: Send
     id: str
+    end: Callable[[_Exchange], None]
     status: int = 0
     held: int = 0
     more: bool = True
+    ended: bool = False
     began: float = field(default_factory=time.perf_counter)
 
     @property
@@ -64,6 +65,9 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             MutableHeaders(scope=message)["X-Request-Id"] = self.id
+        elif not message.get("more_body", False):
+            # Before the client has the answer: whoever asks for metrics then finds it counted.
+            self.end(self)
         await self.send(message)
 
 
@@ -83,10 +87,10 @@ class Reception:
             await self._app(scope, receive, send)
             return
         asked = Headers(scope=scope).get("x-request-id", "")
-        exchange = _Exchange(
-            scope, receive, send, asked if _ID.fullmatch(asked) else uuid.uuid4().hex
-        )
+        number = asked if _ID.fullmatch(asked) else uuid.uuid4().hex
+        exchange = _Exchange(scope, receive, send, number, self._end)
         REQUEST_ID.set(exchange.id)
+        scope.setdefault("state", {})["request_id"] = exchange.id
         try:
             await self._handle(exchange)
         except _GoneError:
@@ -95,8 +99,7 @@ class Reception:
         except Exception as error:
             await self._fail(exchange, error)
         finally:
-            self._held -= exchange.held
-            self._record(exchange)
+            self._end(exchange)
 
     async def _handle(self, exchange: _Exchange) -> None:
         if exchange.path not in OPEN:
@@ -173,10 +176,9 @@ class Reception:
         return b"".join(parts)
 
     async def _fail(self, exchange: _Exchange, error: Exception) -> None:
-        if not isinstance(error, RanklensError | HTTPException):
-            _log.error("a request failed", exc_info=error)
         if exchange.status:
             # The head of another answer is out; all that is left is to break off.
+            _log.error("a request failed in the middle of its answer", exc_info=error)
             raise error
         # Whoever still sends would not read the answer: take a little more, then close.
         with contextlib.suppress(TimeoutError, _GoneError):
@@ -187,7 +189,12 @@ class Reception:
             response.headers["Connection"] = "close"
         await response(exchange.scope, exchange.receive, exchange.reply)
 
-    def _record(self, exchange: _Exchange) -> None:
+    def _end(self, exchange: _Exchange) -> None:
+        """Let go of a request's body, count it and log it; once."""
+        if exchange.ended:
+            return
+        exchange.ended = True
+        self._held -= exchange.held
         seconds = time.perf_counter() - exchange.began
         path = exchange.path if exchange.path in self._paths else "other"
         metrics = self._service.metrics

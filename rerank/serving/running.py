@@ -67,15 +67,7 @@ def serve(service: Service, listening: socket.socket, on_ready: Callable[[], Non
     Raises what loading the model raised, and PartialError when accepted requests were not
     answered within the time of grace.
     """
-    config = uvicorn.Config(
-        create_app(service),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=max(1, round(service.settings.shutdown_grace)),
-        lifespan="on",
-    )
-    server = Server(config, service)
+    server = Server(service)
     asyncio.run(_serve(server, service, listening, on_ready))
     if service.failed is not None:
         raise service.failed
@@ -89,8 +81,17 @@ def serve(service: Service, listening: socket.socket, on_ready: Callable[[], Non
 class Server(uvicorn.Server):
     """uvicorn, with the service told of a signal first, and an exit of our own."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
-        super().__init__(config)
+    def __init__(self, service: Service) -> None:
+        super().__init__(
+            uvicorn.Config(
+                create_app(service),
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=max(1, round(service.settings.shutdown_grace)),
+                lifespan="on",
+            )
+        )
         self.cut_off = False
         self._service = service
 
