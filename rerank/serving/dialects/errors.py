@@ -21,6 +21,9 @@ from typing import Any
 from pydantic import ValidationError
 from starlette.responses import Response
 
+from ranklens.data.errors import InvalidInputError, RanklensError, UsageError
+from ranklens.rerank.serving.jobs import OverloadedError, TooLargeError, UnavailableError
+
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _TEI_PATHS = frozenset({"/info", "/health"})
 _VLLM_TYPES = {
@@ -70,6 +73,24 @@ class RequestError(Exception):
         if len(found) > _SHOWN:
             lines.append(f"and {len(found) - _SHOWN} more")
         return cls(422, "; ".join(lines), ".".join(str(part) for part in found[0]["loc"]))
+
+
+def failure(error: RanklensError, tei: bool) -> tuple[int, str, dict[str, str]]:
+    """Return status, message and headers for an error of the service.
+
+    What the request brought about is said as it is; of what went wrong inside, no more than
+    that: its message may name files of this machine.
+    """
+    match error:
+        case OverloadedError():
+            return 429, str(error), {"Retry-After": str(error.retry_after)}
+        case UnavailableError():
+            return 503, str(error), {"Retry-After": str(error.retry_after)}
+        case TooLargeError():
+            return 413, str(error), {}
+        case InvalidInputError() | UsageError():
+            return 422, str(error), {}
+    return 424 if tei else 500, "the model could not rank this; the server's log says why", {}
 
 
 def error_response(

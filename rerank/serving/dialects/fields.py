@@ -70,7 +70,7 @@ def ignored(shape: type[Fields], body: Mapping[str, Any]) -> list[str]:
 
     Only names that are plain words: the others cannot stand in a header.
     """
-    known = set()
+    known: set[str] = set()
     for name, field in shape.model_fields.items():
         choices = getattr(field.validation_alias, "choices", ())
         known.update(choices or (name,))
