@@ -22,6 +22,7 @@ COMMANDS = [
     ["retrieve"],
     ["rerank"],
     ["evaluate"],
+    ["report"],
     ["data"],
     ["data", "info"],
     ["data", "validate"],

@@ -31,7 +31,7 @@ def agreement(
             raise InvalidInputError(f"{name}: {error}") from None
         figures = table.overall
         known = {
-            "pairs": float(figures.pairs),
+            "pairs": figures.pairs,
             "equal labels": figures.exact,
             "Cohen's κ": figures.kappa,
             f"Cohen's κ, grade {level} and above": figures.binary[level],

@@ -288,6 +288,7 @@ def _said(profile: Profile, adds_up: bool) -> str:
     what = "attention" if signal.values == "attention" else f"attention ({signal.values})"
     compared = ", less what a content-free query gives it" if profile.calibration.nulls else ""
     heads = "all heads" if signal.heads is None else f"{len(signal.heads)} heads by their weight"
+    raw = "Before calibration, sums below 0 are shown as 0. " if profile.calibration.nulls else ""
     total = (
         "A document's score is made of its tokens' values by adding or averaging them"
         if adds_up
@@ -296,7 +297,7 @@ def _said(profile: Profile, adds_up: bool) -> str:
     )
     return (
         f"The {what} that the query's tokens pay to a token{compared}, summed over {heads}; as a "
-        f"share of the largest in the query's list. {total}. Read off, not caused: `ranklens "
+        f"share of the largest in the query's list. {total}. {raw}Read off, not caused: `ranklens "
         "explain` tests it by erasing."
     )
 

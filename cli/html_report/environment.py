@@ -89,7 +89,8 @@ def _run_command(label: str, manifest: Mapping[str, Any]) -> str:
     profile = reranker.get("profile")
     known = {
         "--retriever": first.get("retriever"),
-        "--candidates": first.get("run"),
+        # A run that was given is known by its content only, which lies in the folder too.
+        "--candidates": f"{label}/candidates.run" if "run" in first else None,
         "--reranker": f"{reranker.get('kind')}:{reranker.get('model')}",
         "--profile": profile.get("name") if isinstance(profile, dict) else profile,
         "--depth": manifest.get("depth"),
