@@ -115,10 +115,12 @@ def _row(name: str, note: str, cells: Iterable[str], kind: str = "") -> str:
 
 def _table(head: str, rows: Iterable[str], caption: str, kind: str) -> str:
     # A region that scrolls has to be reachable by keyboard, and so has to have a name.
+    label = escaped(caption)
     return (
-        f'<div class="scrolls" tabindex="0" role="region" aria-label="{escaped(caption)}">'
-        f'<table class="{kind}"><caption>{escaped(caption)}</caption>'
-        f"<thead>{head}</thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f'<div><p class="caption">{label}</p>'
+        f'<div class="scrolls" tabindex="0" role="region" aria-label="{label}">'
+        f'<table class="{kind}">'
+        f"<thead>{head}</thead><tbody>{''.join(rows)}</tbody></table></div></div>"
     )
 
 

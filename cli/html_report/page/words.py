@@ -63,7 +63,7 @@ def _compared(content: Record, pair: Record) -> str:
     measure = f"<b>{escaped(pair['measure'])}</b>"
     change = f"<b>{signed(pair['difference'])}</b>"
     inside = ", ".join(
-        part for part in (ends and f"95% interval {ends}", p_value(pair["p"])) if part
+        escaped(part) for part in (ends and f"95% interval {ends}", p_value(pair["p"])) if part
     )
     sentences = [
         f"{isolated(pair['run'])} is compared with {isolated(pair['against'])} on {queries} of "

@@ -62,7 +62,7 @@ function slotPlot(points, width) {
 function lengthPlot(points, unit, width) {
   const kept = points.filter((point) => point[1] !== null);
   const { node, x, y } = frame(width, kept.map((point) => point[0]), [0, ...kept.map((point) => point[1])],
-    `length, ${unit}`, "z", `z by length of ${kept.length} documents`);
+    `length, ${unit}`, "z of the score", `z by length of ${kept.length} documents`);
   // One path: thousands of circles would be slow.
   node.append(svg("path", {
     class: "dots", d: kept.map(([length, z]) => `M${x(length).toFixed(1)} ${y(z).toFixed(1)}h0`).join(""),

@@ -32,7 +32,7 @@ function headMap(section) {
     const bottom = top + rows * high + 4;
     return svg("svg", { width, height: bottom, viewBox: `0 0 ${width} ${bottom}`, class: "heads" },
       svg("text", { x: left, y: 14, class: "label" }, across ? "layer →" : "head →"),
-      svg("text", { x: 0, y: top + high / 2, dy: "0.32em", class: "label" },
+      svg("text", { x: 0, y: top - 9, class: "label" },
         across ? "head ↓" : "layer ↓"),
       svg("g", { class: "axis", "aria-hidden": true },
         indices(rows, high).map((i) => svg("text", {

@@ -78,6 +78,7 @@ function start() {
     notice.hidden = false;
   }
   listen(dialog);
+  byId("unscripted").remove();
 }
 
 start();

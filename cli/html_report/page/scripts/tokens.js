@@ -115,10 +115,8 @@ function legend(attention) {
     return node;
   };
   const steps = (from, to) => Array.from({ length: 5 }, (_, i) => box("", from + (i / 4) * (to - from)));
-  return html("p", { class: "legend" },
-    html("span", { class: "calibrated-only" }, "less than without the query "),
-    html("span", { class: "steps calibrated-only", "aria-hidden": true }, steps(-1, -0.1)),
-    html("span", { class: "steps", "aria-hidden": true }, steps(0.02, 1)),
-    html("span", {}, " more"),
-    html("span", { class: "what" }, attention.what ? isolated(attention.what) : ""));
+  return html("p", { class: "legend" }, "less ",
+    html("span", { class: "steps", "aria-hidden": true },
+      html("span", { class: "calibrated-only" }, steps(-1, -0.1)), steps(0.02, 1)),
+    " more", html("span", { class: "what" }, attention.what ? isolated(attention.what) : ""));
 }
