@@ -178,3 +178,13 @@ def test_what_is_in_a_row_is_a_test_or_a_command() -> None:
     for number, _, _, shown, _ in _rows():
         for item in re.findall(r"`([^`]+)`", shown):
             assert re.fullmatch(r"test_\w+\.py::test_\w+|ranklens [a-z -]+", item), (number, item)
+
+
+def test_the_command_line_page_has_every_command() -> None:
+    from typer.main import get_command
+
+    from ranklens.cli.main import app
+
+    page = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"^ranklens ([\w-]+)", page, re.MULTILINE))
+    assert shown == set(getattr(get_command(app), "commands", {}))

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from worked_pages import compare, follow, steps
 
-FOLDER = Path(__file__).resolve().parents[1] / "docs" / "examples"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+FOLDER = DOCS / "examples"
 PAGES = sorted(path.name for path in FOLDER.glob("*.md"))
 NEED_MODELS = {"compare-on-your-data.md", "detect-heads.md", "rag-langchain.md"}
 
@@ -25,6 +26,14 @@ def test_an_example_prints_what_it_shows(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RANKLENS_TRACEBACK", "1")
     assert follow(FOLDER / name, tmp_path, lambda: capsys.readouterr().out) >= 5
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("name", ["evaluation.md", "retrieval.md"])
+def test_the_code_of_a_guide_prints_what_it_shows(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert follow(DOCS / name, DOCS, lambda: capsys.readouterr().out) == 1
 
 
 def test_the_pages_that_need_models_are_there() -> None:
