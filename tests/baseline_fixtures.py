@@ -74,8 +74,8 @@ def write_classifier(folder: Path, labels: int = 1) -> Path:
         num_attention_heads=4,
         max_position_embeddings=64,
         initializer_range=0.3,
-        num_labels=labels,
     )
+    config.num_labels = labels
     BertForSequenceClassification(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -142,7 +142,7 @@ def test_other_models_are_no_cross_encoders(tiny_encoder: Path, chat_model: Path
 
 
 @pytest.mark.parametrize("settings", [{"max_tokens": 65}, {"max_tokens": 0}, {"batch": 0}])
-def test_settings_out_of_range(tiny_classifier: Path, settings: dict[str, int]) -> None:
+def test_settings_out_of_range(tiny_classifier: Path, settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=f"{next(iter(settings))} must be"):
         CrossEncoderReranker.from_pretrained(str(tiny_classifier), **settings)
 
@@ -184,7 +184,7 @@ def chat_log_probs(folder: Path, content: str, begun: str = "") -> Any:
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    text = tokenizer.apply_chat_template(
+    text: Any = tokenizer.apply_chat_template(
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
     )
     tokens = tokenizer(text + begun, return_tensors="pt", add_special_tokens=False)

@@ -98,7 +98,7 @@ def test_one_passage_is_not_asked_about(
     ("settings", "said"),
     [({"window": 1}, "window"), ({"step": 21}, "step"), ({"max_tokens": 0}, "max_tokens")],
 )
-def test_settings_out_of_range(chat_model: Path, settings: dict[str, int], said: str) -> None:
+def test_settings_out_of_range(chat_model: Path, settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=f"{said} must be"):
         ListwiseReranker.from_pretrained(str(chat_model), **settings)
 
@@ -194,7 +194,7 @@ def test_first_identifiers_are_log_probabilities(chat_model: Path) -> None:
         for turn in listwise_turns(QUERY, [one.full_text for one in DOCUMENTS], "letters")
     ]
     assert "[D] water the soil" in turns[1]["content"]
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    text: Any = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     tokens = tokenizer(text + "[", return_tensors="pt", add_special_tokens=False)
     with torch.inference_mode():
         logs = torch.log_softmax(model(**tokens).logits[0, -1], -1)

@@ -121,7 +121,8 @@ def test_many_requests_by_default_are_ranked_one_by_one() -> None:
     read: list[int] = []
 
     def requests() -> Iterator[tuple[str | Query, Sequence[str]]]:
-        for number, query in enumerate((Query("a", "x"), "y", Query("b", " "))):
+        queries: list[str | Query] = [Query("a", "x"), "y", Query("b", " ")]
+        for number, query in enumerate(queries):
             read.append(number)
             yield query, ["one", "two"]
 
