@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from stand_in_rerankers import Overlap
+from tests.stand_in_rerankers import Overlap
 
 from ranklens.rerank.base import Reranker
 

@@ -25,7 +25,7 @@ from haystack.core.errors import DeserializationError
 from haystack.dataclasses import ByteStream
 from haystack.document_stores.in_memory import InMemoryDocumentStore
 from haystack.utils import ComponentDevice
-from stand_in_rerankers import HOSTILE, Given, Held, Overlap, while_it_reads
+from tests.stand_in_rerankers import HOSTILE, Given, Held, Overlap, while_it_reads
 
 from ranklens.data.errors import (
     InvalidInputError,
@@ -55,8 +55,13 @@ def ids(answer: dict[str, Any]) -> list[str]:
     return [document.id for document in answer["documents"]]
 
 
+# A store's own executor is shut down when the store is collected, which may be while another
+# thread starts: they then wait for each other for ever.
+EXECUTOR = ThreadPoolExecutor(1)
+
+
 def pipeline(ranker: RanklensRanker) -> Pipeline:
-    store = InMemoryDocumentStore()
+    store = InMemoryDocumentStore(async_executor=EXECUTOR)
     store.write_documents(documents())
     made = Pipeline()
     made.add_component("retriever", InMemoryBM25Retriever(store, top_k=3))

@@ -18,7 +18,7 @@ from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.runnables import RunnableLambda, RunnablePassthrough
 from langchain_core.vectorstores import InMemoryVectorStore
 from pydantic import ValidationError
-from stand_in_rerankers import HOSTILE, Given, Held, Overlap, while_it_reads
+from tests.stand_in_rerankers import HOSTILE, Given, Held, Overlap, while_it_reads
 
 from ranklens.data.errors import (
     InvalidInputError,

@@ -26,10 +26,10 @@ from llama_index.core.schema import (
     TextNode,
 )
 from llama_index_instrumentation import get_dispatcher
-from llama_index_instrumentation.event_handlers import BaseEventHandler
 from llama_index_instrumentation.base import BaseEvent
+from llama_index_instrumentation.event_handlers import BaseEventHandler
 from pydantic import PrivateAttr, ValidationError
-from stand_in_rerankers import HOSTILE, Given, Held, Overlap, while_it_reads
+from tests.stand_in_rerankers import HOSTILE, Given, Held, Overlap, while_it_reads
 
 from ranklens.data.errors import (
     InvalidInputError,

@@ -6,7 +6,7 @@ import math
 from typing import Any, cast
 
 import pytest
-from stand_in_rerankers import Given, Overlap
+from tests.stand_in_rerankers import Given, Overlap
 
 from ranklens.data.errors import InvalidInputError, NumericalError, RanklensError, UsageError
 from ranklens.data.score_map import ScoreMap
