@@ -11,7 +11,7 @@ import pytest
 import torch
 from sentence_transformers import CrossEncoder
 from sentence_transformers.cross_encoder.evaluation import CrossEncoderRerankingEvaluator
-from stand_in_rerankers import HOSTILE, Given, Overlap
+from tests.stand_in_rerankers import HOSTILE, Given, Overlap
 
 from ranklens.data.errors import InvalidInputError, NumericalError, UsageError
 from ranklens.rerank.base import RankedDocument, Ranking
@@ -196,12 +196,12 @@ def test_a_shuffle_is_of_what_is_read_and_not_of_what_comes_back(overlap: Overla
 
 
 def test_the_evaluator_of_sentence_transformers_runs(overlap: Overlap) -> None:
-    samples = [
+    samples: list[dict[str, Any]] = [
         {"query": BREAD, "positive": ["bread oven"], "documents": [*TEXTS[:1], "bread oven"]},
         {"query": SOIL, "positive": ["x y z"], "documents": ["soil", "x y z"]},
         {"query": BREAD, "positive": ["oven"], "negative": ["tomatoes", "warm"]},
     ]
-    encoder = RanklensCrossEncoder(overlap, shuffle=0)
+    encoder: Any = RanklensCrossEncoder(overlap, shuffle=0)
     evaluator = CrossEncoderRerankingEvaluator(samples[:2], name="tiny", write_csv=False)
     found = evaluator(encoder)
     # First stage: both positives second. Reranked: first, and second of two.

@@ -15,8 +15,8 @@ from datasets import Dataset
 from mteb.cache import ResultCache
 from mteb.models import ModelMeta, SearchProtocol
 from mteb.models.models_protocols import CrossEncoderProtocol, EncoderProtocol
-from mteb_task import CORPUS, FIRST_STAGE, QUERIES, GivenSearch, TinyRetrieval
-from stand_in_rerankers import Given, Overlap
+from tests.mteb_task import CORPUS, FIRST_STAGE, QUERIES, GivenSearch, TinyRetrieval
+from tests.stand_in_rerankers import Given, Overlap
 
 from ranklens import AttentionReranker, Ranking
 from ranklens.data.errors import (

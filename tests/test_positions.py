@@ -124,7 +124,7 @@ def test_measuring_reads_the_first_slots_and_tells_what_is_read(
 
 def test_what_cannot_be_measured_is_refused(reranker: AttentionReranker) -> None:
     two = [(QUERY, TEXTS[:2])]
-    cases: list[tuple[list[tuple[str, list[str]]], dict[str, int], str]] = [
+    cases: list[tuple[list[tuple[str, list[str]]], dict[str, Any], str]] = [
         ([], {}, "no list to measure"),
         ([(QUERY, [])], {}, "no documents"),
         ([(" ", TEXTS)], {}, "query is empty"),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    Pairs = Sequence[Sequence[str]] | Sequence[str] | np.ndarray[Any, Any]
     Predictions = list[torch.Tensor] | torch.Tensor | np.ndarray[Any, Any] | np.float32
 
 
@@ -107,7 +108,7 @@ class RanklensCrossEncoder:
 
     def predict(
         self,
-        inputs: Sequence[Sequence[str]] | Sequence[str],
+        inputs: Pairs,
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_size: int = 32,
