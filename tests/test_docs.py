@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -168,7 +169,7 @@ def test_what_shows_a_need_exists() -> None:
     ]
     program = get_command(app)
     for command in re.findall(r"`ranklens ([a-z -]+)`", text):
-        known = program
+        known: Any = program
         for word in command.split():
             assert word in getattr(known, "commands", {}), command
             known = known.commands[word]

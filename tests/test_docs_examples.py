@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from worked_pages import compare, follow, steps
+from tests.worked_pages import compare, follow, steps
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 FOLDER = DOCS / "examples"
