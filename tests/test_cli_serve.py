@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from serving_fixtures import PATIENCE
+from tests.serving_fixtures import PATIENCE
 
 pytest_plugins = ["cli_fixtures"]
 

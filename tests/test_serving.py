@@ -19,7 +19,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from serving_fixtures import PATIENCE, WordReranker
+from tests.serving_fixtures import PATIENCE, WordReranker
 
 from ranklens import AttentionReranker, DocumentCache
 from ranklens.data.errors import InvalidInputError, RanklensError, UsageError

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from serving_fixtures import PATIENCE, WordReranker, served, word_server
+from tests.serving_fixtures import PATIENCE, WordReranker, served, word_server
 
 from ranklens.rerank.serving.about import page
 from ranklens.rerank.serving.running import is_loopback
