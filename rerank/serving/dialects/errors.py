@@ -21,9 +21,6 @@ from typing import Any
 from pydantic import ValidationError
 from starlette.responses import Response
 
-from ranklens.data.errors import InvalidInputError, RanklensError, UsageError
-from ranklens.rerank.serving.jobs import OverloadedError, TooLargeError, UnavailableError
-
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _TEI_PATHS = frozenset({"/info", "/health"})
 _VLLM_TYPES = {
@@ -75,24 +72,6 @@ class RequestError(Exception):
         return cls(422, "; ".join(lines), ".".join(str(part) for part in found[0]["loc"]))
 
 
-def failure(error: RanklensError, tei: bool) -> tuple[int, str, dict[str, str]]:
-    """Return status, message and headers for an error of the service.
-
-    What the request brought about is said as it is; of what went wrong inside, no more than
-    that: its message may name files of this machine.
-    """
-    match error:
-        case OverloadedError():
-            return 429, str(error), {"Retry-After": str(error.retry_after)}
-        case UnavailableError():
-            return 503, str(error), {"Retry-After": str(error.retry_after)}
-        case TooLargeError():
-            return 413, str(error), {}
-        case InvalidInputError() | UsageError():
-            return 422, str(error), {}
-    return 424 if tei else 500, "the model could not rank this; the server's log says why", {}
-
-
 def error_response(
     path: str,
     body_is_tei: bool | None,
@@ -104,9 +83,11 @@ def error_response(
 ) -> Response:
     """Return an error in the dialect of ``path``.
 
-    ``body_is_tei`` says whether the body has TEI's ``texts``, None where it was not read.
-    ``param`` is the field that the error is about.
+    ``body_is_tei`` says whether the body has TEI's ``texts``, None where it was not read; a
+    ranking that failed (500) is a 424 in TEI. ``param`` is the field that the error is about.
     """
+    if body_is_tei and status == 500:
+        status = 424
     if len(message) > _MESSAGE:
         message = message[: _MESSAGE - 1] + "…"
     tei_type = _TEI_TYPES.get(status, "Validation" if status < 500 and status != 424 else "Backend")
