@@ -11,6 +11,7 @@ import pytest
 from ranklens import AttentionReranker, Document, Query, Run, ScoredDoc
 from ranklens.cli.html_report.attention import Task, read_attention
 from ranklens.cli.html_report.bias import bias_of_orders
+from ranklens.cli.html_report.coding import Token
 from ranklens.cli.html_report.content import (
     AttendedDocument,
     Attention,
@@ -41,9 +42,9 @@ def listed(*ids: str) -> ReportedQuery:
     return ReportedQuery("q", QUERY.text, {}, {}, {"run": docs})
 
 
-def task(scores: Run | None = None, **changes: object) -> Task:
+def task(scores: Run | None = None) -> Task:
     candidates = Run({"q": [ScoredDoc(doc_id, 9.0 - i) for i, doc_id in enumerate(TEXTS)]})
-    return replace(Task("run", candidates, 5, scores, [QUERY], {"q": 0}), **changes)
+    return Task("run", candidates, 5, scores, [QUERY], {"q": 0})
 
 
 def read(
@@ -72,7 +73,7 @@ def test_tokens_are_the_explainers(reranker: AttentionReranker) -> None:
     assert set(found.documents["q"]) == {"d0", "d1", "d2", "d3"}, "only what is shown"
     every = [token for one in explained.values() for token in one.tokens]
     largest = max(abs(token.value) for token in every)
-    largest_raw = max(token.attention or 0.0 for token in every)
+    largest_raw = max(abs(token.attention or 0.0) for token in every)
     for doc_id, said in found.documents["q"].items():
         one, text = explained[doc_id], shown_text(documents[doc_id])
         assert (said.score, said.tokens_cut) == (one.score, one.tokens_cut)
@@ -94,7 +95,7 @@ def test_tokens_are_the_explainers(reranker: AttentionReranker) -> None:
     assert any(t.start == giraffe and t.end == giraffe + 1 for t in tokens(found, "d0"))
 
 
-def tokens(found: Attention, doc_id: str) -> tuple[object, ...]:
+def tokens(found: Attention, doc_id: str) -> tuple[Token, ...]:
     said: AttendedDocument = found.documents["q"][doc_id]
     return said.tokens
 
@@ -136,19 +137,19 @@ def test_other_scores_than_the_runs_are_said(reranker: AttentionReranker) -> Non
 
 def test_lists_that_cannot_be_read_are_said(reranker: AttentionReranker) -> None:
     candidates = Run({"q": [ScoredDoc("d0", 2.0), ScoredDoc("gone", 1.0)]})
-    found, [warning], _, _ = read(reranker, task(candidates=candidates))
+    found, [warning], _, _ = read(reranker, replace(task(), candidates=candidates))
     assert found is None
     assert "1 queries have candidates that are not in the collection" in warning
-    found, warnings, _, _ = read(reranker, task(candidates=Run({"other": []})))
+    found, warnings, _, _ = read(reranker, replace(task(), candidates=Run({"other": []})))
     assert (found, warnings) == (None, [])
     empty = [Query("q", " ")]
-    found, [warning], _, _ = read(reranker, task(queries=empty))
+    found, [warning], _, _ = read(reranker, replace(task(), queries=empty))
     assert found is None
     assert "tokens of 1 queries are not coloured (first: query 'q':" in warning
 
 
 def test_shuffled_orders_are_read_too(reranker: AttentionReranker) -> None:
-    wanted = task(permutations=3)
+    wanted = replace(task(), permutations=3)
     query = listed("d0")
     documents = shown_documents([query], TEXTS, 100)
     done: list[int] = []

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from report_fixtures import BIDI, HOSTILE, MEASURES, made_up_content
+from tests.report_fixtures import BIDI, HOSTILE, MEASURES, made_up_content
 
 from ranklens.cli.html_report.agreement import agreement
 from ranklens.cli.html_report.attention import head_map, model_shape
@@ -42,14 +41,17 @@ FIRST = {"q1": "d2 d3 d1 d5", "q2": "d4 d2 d1 d3", "q3": "d5 d1 d2 d4"}
 SECOND = {"q1": "d1 d3 d2 d5", "q2": "d2 d4 d1 d3", "q3": "d1 d5 d2 d4"}
 
 
-class Texts(dict[str, Document]):
+class Texts:
     """Documents in memory, as a collection has them."""
 
-    def __iter__(self) -> Any:
-        return iter(self.values())
+    def __init__(self, texts: Mapping[str, Document]) -> None:
+        self.texts = texts
 
-    def get_many(self, ids: Sequence[str]) -> dict[str, Document]:
-        return {doc_id: self[doc_id] for doc_id in ids if doc_id in self}
+    def __iter__(self) -> Iterator[Document]:
+        return iter(self.texts.values())
+
+    def get_many(self, ids: Iterable[str]) -> dict[str, Document]:
+        return {doc_id: self.texts[doc_id] for doc_id in ids if doc_id in self.texts}
 
     def fingerprint(self) -> str:
         return "sha256:none"
@@ -59,13 +61,13 @@ def judgements(grades: dict[str, dict[str, int]]) -> Qrels:
     return Qrels(Judgement(q, d, g) for q, docs in grades.items() for d, g in docs.items())
 
 
-def make_collection(*, judged: bool = True, **changes: Document) -> Collection:
+def make_collection(*more: Document, judged: bool = True) -> Collection:
     texts = {
         f"d{i}": Document(f"d{i}", f"text of number {i}", "A title" * (i % 2)) for i in range(6)
     }
     return assemble(
         name="three",
-        documents=Texts(texts | changes),
+        documents=Texts(texts | {document.id: document for document in more}),
         queries=[Query(f"q{i}", f"query {i}") for i in (1, 2, 3)],
         qrels=judgements(GRADES) if judged else None,
         relevance_level=2,
@@ -108,7 +110,7 @@ def test_tokens_come_back_from_their_string() -> None:
     tokens = (
         Token(0, 3, 255, 0),
         Token(3, 4, -255, 255),
-        Token(1000, 21000, -1, 128),
+        Token(1000, 21000, -1, -128),
         Token(21000, 21001, 0, 127),
     )
     text = coded_tokens(tokens, raw=True)
@@ -237,16 +239,16 @@ def test_values_are_those_of_evaluation(sources: list[Source]) -> None:
                     query.ceiling[said.name][measure]
                     == ceiling.measures[measure].per_query[query.id]
                 )
-    for said, pair in zip(content.comparisons, compared.pairs, strict=True):
-        assert (said.run, said.against, said.measure) == ("reranked", "bm25", pair.measure)
-        assert (said.difference, said.ci95, said.p) == (
+    for mine, pair in zip(content.comparisons, compared.pairs, strict=True):
+        assert (mine.run, mine.against, mine.measure) == ("reranked", "bm25", pair.measure)
+        assert (mine.difference, mine.ci95, mine.p) == (
             pair.effect.difference,
             pair.effect.ci95,
             pair.p_corrected,
         )
         # Grade 1, which query q3 moves, is not relevant to the second measure.
         expected_wins = (2, 0, 1) if pair.measure == "nDCG@10" else (2, 1, 0)
-        assert (said.wins, said.ties, said.losses) == expected_wins
+        assert (mine.wins, mine.ties, mine.losses) == expected_wins
     assert content.collection.judged_documents == 7
     assert content.collection.relevance_level == 2
 
@@ -266,7 +268,7 @@ def test_lists_are_cut_and_have_grades(sources: list[Source]) -> None:
 
 def test_hostile_ids_and_texts_stay_data() -> None:
     hostile = Document(HOSTILE, HOSTILE + "\ud800" + BIDI, "\x00" + HOSTILE)
-    collection = make_collection(**{HOSTILE: hostile})
+    collection = make_collection(hostile)
     lists = {"q1": [ScoredDoc(HOSTILE, 2.0), ScoredDoc("d1", 1.0)]}
     source = Source(HOSTILE, "file", "run", Run(lists))
     content = build(collection, [source], Choice(MEASURES, arguments=[HOSTILE]))
@@ -336,10 +338,14 @@ def test_the_bias_of_a_run_is_that_of_its_lists() -> None:
     source = Source("r", "r", "reranked", reranked, 3, candidates)
     found = bias_of_run(source, ["a", "b", "absent"], texts)
     assert found is not None
-    assert (found.slot_rho, found.length_rho) == (pytest.approx(1.0), pytest.approx(-1.0))
+    assert found.slot_rho == pytest.approx(1.0)
+    assert found.length_rho == pytest.approx(-1.0)
     z = 1 / (2 / 3) ** 0.5
-    assert found.slot == ((1, pytest.approx(-z), 0.0), (2, 0.0, 0.0), (3, pytest.approx(z), 0.0))
-    assert found.length[0] == (5, pytest.approx(-z))
+    assert [slot for slot, *_ in found.slot] == [1, 2, 3]
+    assert [mean for _, mean, _ in found.slot] == pytest.approx([-z, 0.0, z])
+    assert [error for *_, error in found.slot] == [0.0, 0.0, 0.0]
+    assert [words for words, _ in found.length] == [5, 4, 3] * 2
+    assert [z for _, z in found.length[:3]] == pytest.approx([-z, 0.0, z])
     assert (found.orders, found.length_unit, len(found.length)) == (0, "words", 6)
     assert "may be relevance, not bias" in found.what
     assert bias_of_run(Source("f", "f", "run", reranked), ["a"], texts) is None

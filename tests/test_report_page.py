@@ -7,6 +7,7 @@ import io
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,9 @@ def test_all_sections_show_the_numbers_of_the_data(opened: Opener) -> None:
     expect(row).to_contain_text(RERANKED)
     expect(row.locator("td").first).to_contain_text("0.5710.501 to 0.641")
     expect(page.locator(".winloss .hit")).to_have_count(12)
-    expect(page.locator("#ceiling svg")).to_have_attribute("aria-label", re.compile("22% of the room"))
+    expect(page.locator("#ceiling svg")).to_have_attribute(
+        "aria-label", re.compile("22% of the room")
+    )
     expect(page.locator("#heads rect.read").first).to_be_visible()
     expect(page.locator("#heads rect.cell")).to_have_count(30 * 9)
     expect(page.locator("#bias figure")).to_have_count(2)
@@ -139,7 +142,7 @@ def test_all_sections_show_the_numbers_of_the_data(opened: Opener) -> None:
     levels = [int(name[1]) for name in page.evaluate(
         "[...document.querySelectorAll('h1,h2,h3,h4')].map((h) => h.tagName)")]  # fmt: skip
     assert levels[0] == 1
-    assert all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
+    assert all(b - a <= 1 for a, b in pairwise(levels))
     assert page.evaluate("document.documentElement.lang") == "en"
     axis = page.locator("#differences .axis text").all_text_contents()
     assert "0.0" in axis
@@ -210,7 +213,9 @@ def test_keys_alone_reach_everything(opened: Opener, content: dict[str, Any]) ->
     first = page.evaluate("document.activeElement.textContent")
     page.keyboard.press("ArrowRight")
     expect(page.locator(".body .readout")).to_contain_text("calibrated")
-    assert page.evaluate("document.activeElement.previousSibling.previousSibling.textContent") == first
+    assert (
+        page.evaluate("document.activeElement.previousSibling.previousSibling.textContent") == first
+    )
     page.keyboard.press("Escape")
     expect(page.locator(".row[aria-expanded=true]")).to_have_count(0)
     expect(page.locator(".row:focus")).to_have_count(1)
@@ -289,7 +294,12 @@ def test_tokens_may_be_coded_and_count_code_points(opened: Opener) -> None:
     shown = report_content(queries=1, depth=1)
     doc = shown["queries"][0]["lists"][RERANKED][0]["doc"]
     shown["documents"][doc] = {"title": "", "text": "a😀b  naïve 漢字", "cut": True}
-    tokens = (Token(0, 2, 255, 3), Token(2, 3, -200, 255), Token(5, 10, 127, 130), Token(11, 13, 0, 0))
+    tokens = (
+        Token(0, 2, 255, 3),
+        Token(2, 3, -200, 255),
+        Token(5, 10, 127, 130),
+        Token(11, 13, 0, 0),
+    )
     seen_document = shown["attention"]["documents"]["q1"][doc]
     seen_document["tokens"] = coded_tokens(tokens, raw=True)
     page = opened(shown)
@@ -352,7 +362,11 @@ def test_exports_hold_the_data(opened: Opener, content: dict[str, Any]) -> None:
 
     rows = list(csv.DictReader(io.StringIO(saved("values by query as CSV"), newline="")))
     assert len(rows) == 24
-    wanted = {(query["id"], run): values for query in content["queries"] for run, values in query["values"].items()}
+    wanted = {
+        (query["id"], run): values
+        for query in content["queries"]
+        for run, values in query["values"].items()
+    }
     for row in rows:
         values = wanted[row["query"], row["run"]]
         assert {m: float(row[m]) for m in content["measures"]} == values
@@ -365,11 +379,21 @@ def test_exports_hold_the_data(opened: Opener, content: dict[str, Any]) -> None:
 
 
 HOSTILE = (
-    "<script>window.hacked=1</script>", "</script><script>window.hacked=1</script>", "<!--<script>",
-    "<img src=x onerror=window.hacked=1>", "javascript:window.hacked=1", "\" onfocus=window.hacked=1 x=\"",
-    "{{data}}{{script}}", "]]>&lt;b&gt;\u2028\u2029", "\u202eright to left\u202c", "nul\x00 esc\x1b[31m",
-    "__proto__", "<svg onload=window.hacked=1>", "<style>*{display:none}</style>", "a\r\nb",
-)  # fmt: skip
+    "<script>window.hacked=1</script>",
+    "</script><script>window.hacked=1</script>",
+    "<!--<script>",
+    "<img src=x onerror=window.hacked=1>",
+    "javascript:window.hacked=1",
+    '" onfocus=window.hacked=1 x="',
+    "{{data}}{{script}}",
+    "]]>&lt;b&gt;\u2028\u2029",
+    "\u202eright to left\u202c",
+    "nul\x00 esc\x1b[31m",
+    "__proto__",
+    "<svg onload=window.hacked=1>",
+    "<style>*{display:none}</style>",
+    "a\r\nb",
+)
 
 
 def hostile_content() -> dict[str, Any]:
@@ -477,7 +501,9 @@ def test_one_run(opened: Opener) -> None:
         for key in ("values", "lists"):
             del query[key][FIRST]
     page = opened(shown)
-    expect(page.locator("#summary")).to_contain_text("has nDCG@10 0.571 (95% interval 0.501 to 0.641)")
+    expect(page.locator("#summary")).to_contain_text(
+        "has nDCG@10 0.571 (95% interval 0.501 to 0.641)"
+    )
     expect(page.locator("#differences")).to_be_hidden()
     expect(page.locator(".column")).to_have_count(1)
     expect(page.locator("#ceiling")).to_be_visible()
@@ -515,7 +541,9 @@ def test_policy_lets_nothing_else_run(
         page.evaluate("document.getElementById('send').click()")
     for directive in ("script-src", "img-src", "style-src"):
         assert any(directive in text for text in refused), directive
-    assert not [url for url in sent if url.startswith("http") and url != "https://example.org/x.png"]
+    assert not [
+        url for url in sent if url.startswith("http") and url != "https://example.org/x.png"
+    ]
     page.close()
 
 

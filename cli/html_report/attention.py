@@ -120,7 +120,7 @@ def read_attention(
             model=model_name(model.spec) if model else "",
             adds_up=adds_up,
             raw=bool(profile.calibration.nulls),
-            what=_said(profile, adds_up),
+            what=_said(profile, adds_up) + _of_whom(task),
             documents=found,
         ),
         readings,
@@ -191,7 +191,7 @@ def _attended(
     """Return the shown documents of a query's list with their tokens, best first."""
     tokens = [token for one in explained for token in one.tokens]
     largest = max((abs(token.value) for token in tokens), default=0.0)
-    largest_raw = max((token.attention or 0.0 for token in tokens), default=0.0)
+    largest_raw = max((abs(token.attention or 0.0) for token in tokens), default=0.0)
     return {
         one.document.id: AttendedDocument(
             score=one.score,
@@ -232,7 +232,7 @@ def _tokens(
             start,
             end,
             _share(value, largest),
-            None if raw is None else max(0, _share(raw, largest_raw)),
+            None if raw is None else _share(raw, largest_raw),
         )
         for start, end, value, raw in joined
     )
@@ -288,7 +288,6 @@ def _said(profile: Profile, adds_up: bool) -> str:
     what = "attention" if signal.values == "attention" else f"attention ({signal.values})"
     compared = ", less what a content-free query gives it" if profile.calibration.nulls else ""
     heads = "all heads" if signal.heads is None else f"{len(signal.heads)} heads by their weight"
-    raw = "Before calibration, sums below 0 are shown as 0. " if profile.calibration.nulls else ""
     total = (
         "A document's score is made of its tokens' values by adding or averaging them"
         if adds_up
@@ -297,9 +296,15 @@ def _said(profile: Profile, adds_up: bool) -> str:
     )
     return (
         f"The {what} that the query's tokens pay to a token{compared}, summed over {heads}; as a "
-        f"share of the largest in the query's list. {total}. {raw}Read off, not caused: `ranklens "
+        f"share of the largest in the query's list. {total}. Read off, not caused: `ranklens "
         "explain` tests it by erasing."
     )
+
+
+def _of_whom(task: Task) -> str:
+    if task.scores is not None:
+        return ""
+    return f" Read over the first {task.depth} documents of {task.run}, whose order is another's."
 
 
 def model_name(spec: str) -> str:

@@ -6,7 +6,7 @@ on all but a number's last byte). For each token, in order:
     2 * (end - start) + g    g is 1 where the token does not begin where the last one ended
     start - last end         only where g is 1; the first token's last end is 0
     calibrated               zigzag: 0, -1, 1, -2, 2 … are 0, 1, 2, 3, 4 …
-    raw                      only where the attention has raw values (its ``raw`` is true)
+    raw                      the same way; only where the attention has raw values (``raw`` is true)
 
 Offsets are code points, not the UTF-16 units that JavaScript counts.
 """
@@ -22,8 +22,9 @@ from dataclasses import dataclass
 class Token:
     """Code points ``start`` to ``end`` of a document, and what attention says of them.
 
-    ``calibrated`` is −255 to 255, a share of the largest size in the query's list; ``raw``,
-    before calibration, 0 to 255 of the largest, or None where that is the same thing.
+    ``calibrated`` is −255 to 255, a share of the largest size in the query's list; ``raw``, before
+    calibration, likewise, or None where that is the same thing. It is below 0 only in profiles
+    with heads that count against a document.
     """
 
     start: int
@@ -43,11 +44,9 @@ def coded_tokens(tokens: Sequence[Token], *, raw: bool) -> str:
         coded += _number(2 * length + (gap > 0))
         if gap:
             coded += _number(gap)
-        coded += _number(
-            2 * token.calibrated if token.calibrated >= 0 else -2 * token.calibrated - 1
-        )
+        coded += _number(_zigzag(token.calibrated))
         if raw:
-            coded += _number(token.raw or 0)
+            coded += _number(_zigzag(token.raw or 0))
         last = token.end
     return base64.b64encode(coded).decode("ascii")
 
@@ -60,10 +59,17 @@ def decoded_tokens(text: str, *, raw: bool) -> tuple[Token, ...]:
     for head in numbers:
         start = end + (next(numbers) if head & 1 else 0)
         end = start + (head >> 1)
-        folded = next(numbers)
-        calibrated = -(folded + 1) // 2 if folded & 1 else folded // 2
-        tokens.append(Token(start, end, calibrated, next(numbers) if raw else None))
+        calibrated = _unfolded(next(numbers))
+        tokens.append(Token(start, end, calibrated, _unfolded(next(numbers)) if raw else None))
     return tuple(tokens)
+
+
+def _zigzag(value: int) -> int:
+    return 2 * value if value >= 0 else -2 * value - 1
+
+
+def _unfolded(value: int) -> int:
+    return -(value + 1) // 2 if value & 1 else value // 2
 
 
 def _number(value: int) -> bytes:

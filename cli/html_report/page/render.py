@@ -37,7 +37,13 @@ STYLES = ("document.css", "plots.css", "browser.css", "print.css")
 
 _MARK = re.compile(r"\{\{(\w+)\}\}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+_ESCAPES = {
+    "<": "\\u003c",
+    ">": "\\u003e",
+    "&": "\\u0026",
+    "\u2028": "\\u2028",
+    "\u2029": "\\u2029",
+}
 
 
 def render(content: Mapping[str, Any]) -> str:
@@ -45,7 +51,7 @@ def render(content: Mapping[str, Any]) -> str:
 
     The text has no lone surrogates, so that it can be written as UTF-8.
     """
-    script = "(() => {\n\"use strict\";\n" + _joined("scripts", SCRIPTS) + "})();\n"
+    script = '(() => {\n"use strict";\n' + _joined("scripts", SCRIPTS) + "})();\n"
     style = _joined("styles", STYLES)
     parts = {
         "policy": _policy(script, style),

@@ -26,7 +26,7 @@ def measures_table(content: Record) -> str:
     if not measures:
         return ""
     rows = [_run_row(run, measures, _best(content["runs"])) for run in content["runs"]]
-    rows += [_ceiling_row(run, measures) for run in _ceilings(content["runs"])]
+    rows += [_ceiling_row(names, values, measures) for values, names in _ceilings(content["runs"])]
     rows += [
         _change_row(run, against, measures, content["comparisons"])
         for run, against in _pairs(content["comparisons"])
@@ -63,15 +63,28 @@ def _run_row(run: Record, measures: Iterable[str], best: Mapping[str, str]) -> s
     return _row(isolated(run["name"]), note, cells)
 
 
-def _ceilings(runs: Sequence[Record]) -> list[Record]:
-    """Return the runs with ceilings of their own: a first stage's is of what reranked it."""
-    reranked = [run for run in runs if run["ceiling"] and run["role"] == "reranked"]
-    return reranked or [run for run in runs if run["ceiling"]]
+def _ceilings(runs: Sequence[Record]) -> list[tuple[Record, list[str]]]:
+    """Return each ceiling with the runs whose candidates have it.
+
+    A first stage's ceiling is that of the run which reranked it.
+    """
+    having = [run for run in runs if run["ceiling"]]
+    having = [run for run in having if run["role"] == "reranked"] or having
+    found: list[tuple[Record, list[str]]] = []
+    for run in having:
+        for ceiling, names in found:
+            if ceiling == run["ceiling"]:
+                names.append(run["name"])
+                break
+        else:
+            found.append((run["ceiling"], [run["name"]]))
+    return found
 
 
-def _ceiling_row(run: Record, measures: Iterable[str]) -> str:
-    cells = [_cell(number(run["ceiling"].get(measure)), None) for measure in measures]
-    return _row("Ceiling", f"best order of the candidates of {run['name']}", cells, "aside")
+def _ceiling_row(names: Sequence[str], ceiling: Record, measures: Iterable[str]) -> str:
+    cells = [_cell(number(ceiling.get(measure)), None) for measure in measures]
+    note = f"best order of the candidates of {' and of '.join(names)}"
+    return _row("Ceiling", note, cells, "aside")
 
 
 def _pairs(comparisons: Iterable[Record]) -> list[tuple[str, str]]:
@@ -141,7 +154,7 @@ def agreement_tables(content: Record) -> str:
         head += '<th scope="col">95% interval</th></tr>'
         caption = f"Agreement of {labels['name']} with {against}."
         parts.append(
-            f"<h3>{isolated(labels['name'])}</h3><div class=\"beside\">"
+            f'<h3>{isolated(labels["name"])}</h3><div class="beside">'
             + _table(head, rows, caption, "figures")
             + _confusion(labels, against)
             + "</div>"
@@ -172,12 +185,22 @@ def _confusion(labels: Record, against: str) -> str:
 
 
 def environment_table(content: Record) -> str:
-    """Return names and values."""
-    rows = "".join(
-        f"<div><dt>{escaped(name)}</dt><dd>{isolated(value)}</dd></div>"
-        for name, value in content["environment"]
-    )
-    return f'<dl class="environment">{rows}</dl>' if rows else ""
+    """Return names and values; those named ``group: name`` under the group's heading."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for name, value in content["environment"]:
+        group, _, rest = name.rpartition(": ")
+        groups.setdefault(group, []).append((rest, value))
+    parts = []
+    for group, rows in sorted(groups.items(), key=lambda item: item[0] != ""):
+        heading = f"<h3>{isolated(group)}</h3>" if group else ""
+        parts.append(f'{heading}<dl class="environment">{"".join(map(_entry, rows))}</dl>')
+    return "".join(parts)
+
+
+def _entry(row: tuple[str, str]) -> str:
+    name, value = row
+    long = ' class="long"' if len(value) > 60 else ""
+    return f"<div{long}><dt>{escaped(name)}</dt><dd>{isolated(value)}</dd></div>"
 
 
 def warning_list(content: Record) -> str:

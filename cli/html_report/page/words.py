@@ -32,7 +32,10 @@ def summary(content: Record) -> str:
     """Return the summary as sentences of HTML."""
     pair = main_pair(content)
     if pair is not None:
-        return " ".join([_compared(content, pair), *_room(content, pair)])
+        more = len(content["runs"]) - 2
+        others = f"{counted(more, 'more run')} {'is' if more == 1 else 'are'} in the table."
+        parts = [_compared(content, pair), *_room(content, pair), *([others] if more > 0 else [])]
+        return " ".join(parts)
     names = [isolated(run["name"]) for run in content["runs"]]
     queries = counted(content["collection"]["queries"], "query", "queries")
     shown = f"{_listed(names)} on {queries} of {isolated(content['collection']['name'])}."
@@ -103,7 +106,9 @@ def _room(content: Record, pair: Record) -> list[str]:
     if start is None or best - start < 0.0005:
         return []
     share = pair["difference"] / (best - start)
-    used = f", so {100 * share:.0f}% of the room is used" if share > 0 else ""
+    low = interval(pair["ci95"]) and pair["ci95"][0]
+    # A share of the room is a gain, which there has to be.
+    used = f", so {100 * share:.0f}% of the room is used" if low is not None and low > 0 else ""
     return [f"The best order of the same candidates would reach {number(best)}{used}."]
 
 

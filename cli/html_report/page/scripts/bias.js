@@ -6,7 +6,7 @@ function biasPlots(section) {
   section.append(html("p", {}, isolated(bias.what ?? "")));
   const pair = html("div", { class: "beside" });
   section.append(pair);
-  const rho = (value) => (value === null || value === undefined ? "" : ` Spearman’s ρ ${signed(value, 2)}.`);
+  const rho = (value) => (value === null || value === undefined ? "" : ` Spearman’s\u00a0ρ\u00a0${signed(value, 2)}.`);
   if (bias.slot.length) {
     const spread = bias.slot.some((point) => point[2] !== null)
       ? ", with standard errors" : "";

@@ -178,6 +178,8 @@ function queryView(query) {
       legend(attention));
     box.dataset.mode = page.mode;
     parts.push(box);
+  } else if (attention) {
+    parts.push(html("p", { class: "facts" }, "The attention of this query was not read for the report."));
   }
   parts.push(rankings(query, page));
   return parts;

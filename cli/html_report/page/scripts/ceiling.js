@@ -56,7 +56,8 @@ function room(row, x, y, narrow, width) {
   const share = shareUsed(row);
   const from = row.before?.value ?? row.after.value;
   const [low, high] = row.after.ci95 ?? [null, null];
-  const used = share === null ? "" : `${number(100 * share, 0)}% used`;
+  const used = row.before?.value == null ? ""
+    : share === null ? "no room" : share < 0.0005 ? "none used" : `${number(100 * share, 0)}% used`;
   const side = narrow
     ? [svg("text", { x: 12, y: y - 16, class: "name" }, row.measure),
       svg("text", { x: width - 12, y: y - 16, "text-anchor": "end", class: "share" }, used)]
@@ -65,12 +66,12 @@ function room(row, x, y, narrow, width) {
   return svg("g", {},
     svg("line", { class: "room", x1: x(from), x2: x(row.best), y1: y, y2: y }),
     svg("line", {
-      class: share !== null && share < 0 ? "used lost" : "used",
+      class: row.after.value < from ? "used lost" : "used",
       x1: x(from), x2: x(row.after.value), y1: y, y2: y,
     }),
     low === null || high === null ? null
       : svg("line", { class: "whisker", x1: x(low), x2: x(high), y1: y, y2: y }),
-    svg("line", { class: "best", x1: x(row.best), x2: x(row.best), y1: y - 9, y2: y + 9 }),
+    svg("line", { class: "upright", x1: x(row.best), x2: x(row.best), y1: y - 9, y2: y + 9 }),
     row.before?.value == null ? null
       : svg("circle", { class: "before", cx: x(row.before.value), cy: y, r: 5 }),
     svg("circle", { class: "after", cx: x(row.after.value), cy: y, r: 5 }),

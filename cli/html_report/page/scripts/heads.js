@@ -7,9 +7,10 @@ function headMap(section) {
   const largest = Math.max(1e-12, ...heads.cells.map((cell) => Math.abs(cell[2] ?? 0)));
   const hint = "Point at a cell, or use the arrow keys, to see its weight.";
   const { node, say } = readout(hint);
+  const negative = heads.cells.some((cell) => cell[2] < 0);
   const caption = html("span", {}, isolated(heads.what ?? ""),
-    ` ${counted(heads.cells.length, "head")} of ${(heads.layers * heads.heads).toLocaleString("en")}; `,
-    "empty cells are not read.");
+    negative ? " Blue: positive weights; orange: negative ones." : " The stronger, the larger the weight.",
+    heads.cells.length < heads.layers * heads.heads ? " Empty cells are not read." : "");
   figure(section, caption, (width) => {
     // The longer side lies where there is more room.
     const across = width > 560 && heads.layers > heads.heads;

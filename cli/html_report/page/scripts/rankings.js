@@ -65,7 +65,7 @@ function documentBody(query, run, listed, page) {
     listed.grade === null ? "not judged" : `grade ${listed.grade}`,
   ];
   const seen = at(at(content.attention?.documents, query.id), listed.doc);
-  if (seen && run !== content.attention.run) facts.push(`reranked score ${seen.score ?? "–"}`);
+  if (seen && run !== content.attention.run) facts.push(`score by attention ${seen.score ?? "–"}`);
   if (seen?.tokens_cut) facts.push(`${counted(seen.tokens_cut, "token")} not read by the model`);
   const line = html("p", { class: "facts" }, facts.flatMap((fact, i) => (i ? [" · ", fact] : [fact])));
   if (!found || found.missing) {
@@ -108,7 +108,8 @@ function rankings(query, page) {
   return html("div", {}, tabs(sides), sides, html("p", { class: "facts key" },
     judgedIn(query) ? `Squares: the grade, filled from ${content.collection.relevance_level} on `
       + "(relevant); a dashed ? is not judged. " : null,
-    "▲ and ▼: places moved; new: not among those shown of the other ranking."));
+    "▲ and ▼: places moved; new: not among those shown of the other ranking. "
+      + "Open a document to read it."));
 }
 
 /** Returns the switch between the two rankings that narrow screens show one at a time. */

@@ -4,7 +4,7 @@
  * Returns tokens as [start, end, calibrated, raw], offsets in code points.
  *
  * They come as such lists, or as base64 of LEB128 numbers: twice the length, plus 1 where a gap
- * to the last token follows; the gap; calibrated, zigzag; raw, where the attention has it.
+ * to the last token follows; the gap; calibrated, zigzag; raw likewise, where the attention has it.
  */
 function tokensOf(coded, hasRaw) {
   if (Array.isArray(coded)) return coded;
@@ -19,15 +19,18 @@ function tokensOf(coded, hasRaw) {
       if (byte < 128) return value;
     }
   };
+  const unfolded = () => {
+    const folded = next();
+    return folded & 1 ? -(folded + 1) / 2 : folded / 2;
+  };
   const tokens = [];
   let end = 0;
   while (place < bytes.length) {
     const head = next();
     const start = end + (head & 1 ? next() : 0);
     end = start + (head >> 1);
-    const folded = next();
-    const calibrated = folded & 1 ? -(folded + 1) / 2 : folded / 2;
-    tokens.push([start, end, calibrated, hasRaw ? next() : null]);
+    const calibrated = unfolded();
+    tokens.push([start, end, calibrated, hasRaw ? unfolded() : null]);
   }
   return tokens;
 }
@@ -117,6 +120,6 @@ function legend(attention) {
   const steps = (from, to) => Array.from({ length: 5 }, (_, i) => box("", from + (i / 4) * (to - from)));
   return html("p", { class: "legend" }, "less ",
     html("span", { class: "steps", "aria-hidden": true },
-      html("span", { class: "calibrated-only" }, steps(-1, -0.1)), steps(0.02, 1)),
+      steps(-1, -0.1), steps(0.02, 1)),
     " more", html("span", { class: "what" }, attention.what ? isolated(attention.what) : ""));
 }
