@@ -58,8 +58,7 @@ def _compared(content: Record, pair: Record) -> str:
     before, after = values.get(pair["against"]), values.get(pair["run"])
     queries = counted(content["collection"]["queries"], "query", "queries")
     ends = interval(pair["ci95"], sign=True)
-    low, high = pair["ci95"] if ends else (None, None)
-    clear = ends is not None and (low > 0 or high < 0)
+    clear = ends is not None and not pair["ci95"][0] <= 0 <= pair["ci95"][1]
     from_to = (
         f" from {number(before['value'])} to {number(after['value'])}" if before and after else ""
     )
@@ -106,9 +105,9 @@ def _room(content: Record, pair: Record) -> list[str]:
     if start is None or best - start < 0.0005:
         return []
     share = pair["difference"] / (best - start)
-    low = interval(pair["ci95"]) and pair["ci95"][0]
     # A share of the room is a gain, which there has to be.
-    used = f", so {100 * share:.0f}% of the room is used" if low is not None and low > 0 else ""
+    gained = interval(pair["ci95"]) is not None and pair["ci95"][0] > 0
+    used = f", so {100 * share:.0f}% of the room is used" if gained else ""
     return [f"The best order of the same candidates would reach {number(best)}{used}."]
 
 

@@ -76,7 +76,11 @@ function tokenText(doc, tokens) {
     const part = cut(token[0], token[1]);
     if (!part || token[0] < last) continue;
     between(last, token[0]);
-    const span = html("span", { class: token[0] < titleEnd ? "token in-title" : "token" }, part);
+    // Many tokens begin with a space, which at the end of a line would be a coloured sliver.
+    const [space] = part.match(/^\s+(?=\S)/) ?? [""];
+    block.append(space);
+    const kind = token[0] + space.length < titleEnd ? "token in-title" : "token";
+    const span = html("span", { class: kind }, part.slice(space.length));
     block.append(span);
     spans.push(span);
     shown.push(token);
