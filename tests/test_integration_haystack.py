@@ -21,7 +21,7 @@ os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")
 
 from haystack import Document, Pipeline
 from haystack.components.retrievers.in_memory import InMemoryBM25Retriever
-from haystack.core.errors import DeserializationError
+from haystack.core.errors import DeserializationError, PipelineRuntimeError
 from haystack.dataclasses import ByteStream
 from haystack.document_stores.in_memory import InMemoryDocumentStore
 from haystack.utils import ComponentDevice
@@ -144,6 +144,13 @@ def test_it_works_in_a_pipeline() -> None:
     made = pipeline(RanklensRanker(reranker=Overlap(), top_k=2))
     assert ids(made.run(ASKED)["ranker"]) == ["paris", "berlin"]
     assert ids(asyncio.run(made.run_async(ASKED))["ranker"]) == ["paris", "berlin"]
+
+
+def test_a_pipeline_names_the_failure_of_a_reranker_that_cannot_be_written_down() -> None:
+    made = pipeline(RanklensRanker(reranker=Given(NumericalError("layer 3"))))
+    with pytest.raises(PipelineRuntimeError, match=r"'ranker'(?s:.*)layer 3") as caught:
+        made.run(ASKED)
+    assert isinstance(caught.value.__cause__, NumericalError)
 
 
 def test_a_pipeline_is_written_down_and_read_back(loads: list[Any]) -> None:
