@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,7 +14,12 @@ from sentence_transformers import CrossEncoder
 from sentence_transformers.cross_encoder.evaluation import CrossEncoderRerankingEvaluator
 from tests.stand_in_rerankers import HOSTILE, Given, Overlap
 
-from ranklens.data.errors import InvalidInputError, NumericalError, UsageError
+from ranklens.data.errors import (
+    InvalidInputError,
+    MissingPrerequisiteError,
+    NumericalError,
+    UsageError,
+)
 from ranklens.rerank.base import RankedDocument, Ranking
 from ranklens.rerank.integrations.cross_encoder import RanklensCrossEncoder
 
@@ -232,3 +238,13 @@ def test_a_spec_is_loaded_once_with_its_settings(
     encoder.rank(BREAD, TEXTS)
     encoder.predict([(BREAD, "bread")])
     assert loads == [("cross-encoder:some", {"device": "cpu"})]
+
+
+def test_without_torch_arrays_are_made_and_tensors_told_of(
+    encoder: RanklensCrossEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert encoder.predict((BREAD, "bread")) == pytest.approx(0.99)
+    assert encoder.rank(BREAD, TEXTS, top_k=1)[0]["corpus_id"] == 1
+    with pytest.raises(MissingPrerequisiteError, match=r"pip install 'ranklens\[llm\]'"):
+        encoder.predict((BREAD, "bread"), convert_to_tensor=True)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ranklens.data.errors import InvalidInputError, UsageError
+from ranklens.data.extras import require
 from ranklens.data.files import shown
 from ranklens.rerank.base import Reranker
 from ranklens.rerank.integrations.ranked import DEFAULT, loaded, ranked
@@ -205,6 +206,7 @@ def _watched(lists: Iterable[Any], total: int, show: bool | None) -> Iterable[An
     """Return the lists, with a progress bar where one is asked for."""
     if not show:
         return lists
+    require("llm", "tqdm")
     from tqdm.auto import tqdm
 
     watched: Iterable[Any] = tqdm(lists, total=total, desc="Lists")
@@ -215,6 +217,7 @@ def _tensor(
     scores: Sequence[float], activation_fn: Callable[[torch.Tensor], torch.Tensor] | None
 ) -> torch.Tensor:
     """Return scores [n] as float32 on the CPU, through an activation where there is one."""
+    require("llm", "torch")
     import torch
 
     tensor = torch.tensor(scores, dtype=torch.float32)
