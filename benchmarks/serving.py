@@ -32,10 +32,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 
 import httpx
 
@@ -120,17 +119,16 @@ class Memory:
         )
 
 
-class _Shown(list[str]):
+class _Shown:
     """Lines of the result, shown as they come: what is known when it goes no further."""
 
-    def __iadd__(self, lines: Iterable[str]) -> Self:
-        for line in lines:
-            self.append(line)
-        return self
+    def __init__(self) -> None:
+        self.lines: list[str] = []
 
-    def append(self, line: str) -> None:
-        super().append(line)
-        print(line, flush=True)
+    def add(self, *lines: str) -> None:
+        for line in lines:
+            self.lines.append(line)
+            print(line, flush=True)
 
 
 def main() -> None:
@@ -148,19 +146,19 @@ async def _measured(
     arguments: argparse.Namespace, known: Sequence[Known]
 ) -> tuple[list[str], list[str]]:
     lines = _Shown()
-    lines += [
+    lines.add(
         f"command: python benchmarks/serving.py --reranker {arguments.reranker} "
         f"--minutes {arguments.minutes:g} --seconds {arguments.seconds}",
         f"server: ranklens serve --max-waiting {WAITING}; 5 documents a request",
         "",
-    ]
+    )
     failures: list[str] = []
     with _server(arguments.reranker) as (process, url):
         async with _client(url) as client:
             await _all_right(client, known, failures, "at first")
             closed = await _wrk(url, known, CONNECTIONS, arguments.seconds)
             rate = (closed["requests"] - closed["refused"]) / (closed["microseconds"] / 1e6)
-            lines.append(
+            lines.add(
                 f"capacity    {rate:.1f} requests/s, {rate * 5:.1f} documents/s (wrk, "
                 f"{CONNECTIONS} connections, p50 {closed['p50'] / 1e6:.2f} s, "
                 f"p99 {closed['p99'] / 1e6:.2f} s, {closed['refused']} refused, "
@@ -168,12 +166,12 @@ async def _measured(
             )
             if closed["refused"] or closed["broken"]:
                 failures.append("wrk was refused below capacity")
-            tally = Tally()
-            beside = asyncio.create_task(_one_after_another(client, known, tally))
+            tally, over = Tally(), asyncio.Event()
+            beside = asyncio.create_task(_until(over, client, known, tally))
             full = await _wrk(url, known, 4 * WAITING, arguments.seconds)
-            beside.cancel()
-            await asyncio.gather(beside, return_exceptions=True)
-            lines.append(
+            over.set()
+            await beside
+            lines.add(
                 f"saturation  wrk, {4 * WAITING} connections: {full['requests']} answers, "
                 f"{full['refused']} of them 429, {full['broken']} broken; beside it {tally.line()}"
             )
@@ -183,23 +181,23 @@ async def _measured(
             watching = asyncio.create_task(_watch(process.pid, memory))
             await _open_loop(client, known, tally, 2 * rate, arguments.minutes * 60)
             watching.cancel()
-            lines += [
+            lines.add(
                 f"overload    {2 * rate:.1f} requests/s for {arguments.minutes:g} minutes: "
                 + tally.line(),
                 f"            accepted: {tally.latency()}",
                 f"            server's memory: {memory.line()}",
-            ]
+            )
             if tally.lost:
                 failures.append(f"{tally.lost} accepted requests were lost or answered wrongly")
             if not tally.outcomes[REJECTED]:
                 failures.append("twice the capacity brought no 429")
             await _all_right(client, known, failures, "after overload")
-        lines.append(await _killed(process, url, known, rate, failures))
+        lines.add(await _killed(process, url, known, rate, failures))
     with _server(arguments.reranker) as (_, url):
         async with _client(url) as client:
             await _all_right(client, known, failures, "after the start anew")
-    lines.append(f"            started anew: {len(known)} of {len(known)} known requests right")
-    return lines, failures
+    lines.add(f"            started anew: {len(known)} of {len(known)} known requests right")
+    return lines.lines, failures
 
 
 async def _killed(
@@ -260,11 +258,17 @@ async def _open_loop(
     await asyncio.gather(*tasks)
 
 
-async def _one_after_another(
-    client: httpx.AsyncClient, known: Sequence[Known], tally: Tally
+async def _until(
+    over: asyncio.Event, client: httpx.AsyncClient, known: Sequence[Known], tally: Tally
 ) -> None:
-    for number in range(10**9):
+    """Send requests one after another; after a 429 wait a little, as clients do."""
+    number = 0
+    while not over.is_set():
+        rejected = tally.outcomes[REJECTED]
         await _ask(client, known[number % len(known)], tally)
+        number += 1
+        if tally.outcomes[REJECTED] > rejected:
+            await asyncio.sleep(0.05)
 
 
 async def _ask(client: httpx.AsyncClient, known: Known, tally: Tally) -> None:

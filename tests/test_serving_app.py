@@ -205,7 +205,7 @@ def test_all_but_health_wants_the_token() -> None:
             answer = client.get(path)
             assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
         for given in ("Bearer wrong", "Basic s3cret", "s3cret", "Bearer", "Bearer s3cret2", "\xe9"):
-            headers = {"Authorization": given.encode("latin-1")}
+            headers = {b"Authorization": given.encode("latin-1")}
             answer = client.post("/v2/rerank", json=BODY, headers=headers)
             assert answer.status_code == 401
             assert "s3cret" not in answer.text
