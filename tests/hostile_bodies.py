@@ -145,10 +145,12 @@ def _wrong_fields() -> Iterator[Hostile]:
             for value in values:
                 body = json.dumps(good | {name: value}).encode()
                 yield Hostile(f"{path} {name} {value!r:.30}", body, 422, path)
+    fields = json.dumps(GOOD | {"rank_fields": [0] * 300_000}).encode()
+    yield Hostile("300,000 rank_fields", fields, 422)
     yield Hostile("no query", b'{"documents": ["a"]}', 422)
     yield Hostile("no documents", b'{"query": "a"}', 422)
-    millions = json.dumps(GOOD | {"documents": [0] * 900}).encode()
-    yield Hostile("900 documents that are none", millions, 422)
+    numbers = json.dumps(GOOD | {"documents": [0] * 900}).encode()
+    yield Hostile("900 documents that are none", numbers, 422)
 
 
 def _accepted() -> Iterator[Hostile]:
@@ -166,6 +168,8 @@ def _accepted() -> Iterator[Hostile]:
     ]
     unknown = json.dumps(GOOD | dict.fromkeys(names, "x"))
     yield Hostile("unknown fields", unknown.encode(), 200)
+    unread = json.dumps(GOOD | {f"f{number}": 0 for number in range(80_000)})
+    yield Hostile("80,000 unknown fields", unread.encode(), 200)
     nested = '{"x": ' + "[" * 500 + "]" * 500 + ", " + good[1:]
     yield Hostile("500 arrays in an unknown field", nested.encode(), 200)
     nulls = dict.fromkeys(("top_n", "model", "relevant_spans", "max_tokens_per_doc"))

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from tests.dialect_servers import served, tiny_reranker
 
 from ranklens.rerank.profile_file import load_profile
-from tests.dialect_servers import served, tiny_reranker
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "server.md").read_text("utf-8")
 
@@ -81,6 +81,16 @@ def test_every_metric_is_on_the_page(url: str) -> None:
     ours = {name for name in names if not name.endswith("_created")}
     assert len(ours) > 8
     assert {name for name in ours if name not in PAGE} == set()
+
+
+def test_openapi_describes_every_path_and_refers_to_nothing_that_is_not_there(url: str) -> None:
+    description = httpx.get(f"{url}/openapi.json").json()
+    for path in ("/v1/rerank", "/v2/rerank", "/rerank", "/score", "/v1/score"):
+        operation = description["paths"][path]["post"]
+        asked = operation["requestBody"]["content"]["application/json"]["schema"]
+        answered = operation["responses"]["200"]["content"]["application/json"]["schema"]
+        assert shape(asked) != shape(answered) != {}
+    assert "$defs" not in json.dumps(description)
 
 
 def test_python_examples_are_python() -> None:

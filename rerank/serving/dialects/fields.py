@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
@@ -74,8 +75,8 @@ def ignored(shape: type[Fields], body: Mapping[str, Any]) -> list[str]:
     for name, field in shape.model_fields.items():
         choices = getattr(field.validation_alias, "choices", ())
         known.update(choices or (name,))
-    unread = [name for name in body if name not in known and _NAME.fullmatch(name)]
-    return unread[:_NAMED]
+    unread = (name for name in body if name not in known and _NAME.fullmatch(name))
+    return list(itertools.islice(unread, _NAMED))
 
 
 def check_number(documents: object, most: int) -> None:
