@@ -101,7 +101,10 @@ function browser(section) {
   section.hidden = false;
   section.append(html("div", { class: "browser" },
     html("div", { class: "finder" }, search,
-      orders.length > 1 ? select("Sort by", orders, order, (now) => { order = now; refresh(); }) : null,
+      orders.length > 1 ? select("Sort by", orders, order, (now) => {
+        order = now;
+        refresh();
+      }) : null,
       found, box),
     open));
   refresh();
@@ -139,7 +142,8 @@ function comparer(order) {
 function entry(query, i, largest) {
   const difference = differenceOf(query);
   const kind = difference > 1e-9 ? "win" : difference < -1e-9 ? "loss" : "tie";
-  const mark = html("span", { class: `delta ${kind}` }, difference === null ? "" : signed(difference));
+  const mark = html("span", { class: `delta ${kind}` },
+    difference === null ? "" : signed(difference));
   mark.style.setProperty("--share", `${(100 * Math.abs(difference ?? 0)) / largest}%`);
   return html("li", {
     id: `query-${i}`, role: "option", "data-query": query.id, "aria-selected": "false",
@@ -167,10 +171,9 @@ function queryView(query) {
       ...measureFacts(query)),
   ];
   if (coloured) {
-    const modes = [["calibrated", "calibrated"], ...(attention.raw === false ? [] : [["raw", "raw"]]),
-      ["off", "off"]];
+    const modes = attention.raw === false ? ["calibrated", "off"] : ["calibrated", "raw", "off"];
     const box = html("div", { class: "colours" },
-      switchOf("Attention colours", modes, page.mode, (mode) => {
+      switchOf("Attention colours", modes.map((mode) => [mode, mode]), page.mode, (mode) => {
         page.mode = mode;
         box.dataset.mode = mode;
         for (const colour of page.painters) colour(mode);
@@ -179,7 +182,8 @@ function queryView(query) {
     box.dataset.mode = page.mode;
     parts.push(box);
   } else if (attention) {
-    parts.push(html("p", { class: "facts" }, "The attention of this query was not read for the report."));
+    parts.push(html("p", { class: "facts" },
+      "The attention of this query was not read for the report."));
   }
   parts.push(rankings(query, page));
   return parts;

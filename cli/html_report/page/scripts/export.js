@@ -41,8 +41,9 @@ function measuresLatex() {
     const value = at(run.values, measure)?.value;
     return value === null || value === undefined ? "--" : value.toFixed(4);
   };
+  const better = (a, b) => (a === "--" || Number(b) > Number(a) ? b : a);
   const best = measures.map((measure) =>
-    content.runs.map((run) => cell(run, measure)).reduce((a, b) => (Number(b) > Number(a) || a === "--" ? b : a)));
+    content.runs.map((run) => cell(run, measure)).reduce(better, "--"));
   const rows = content.runs.map((run) => [latexText(run.name), ...measures.map((measure, i) => {
     const text = cell(run, measure);
     return text === best[i] && text !== "--" ? `\\textbf{${text}}` : text;

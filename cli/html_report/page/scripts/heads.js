@@ -9,7 +9,8 @@ function headMap(section) {
   const { node, say } = readout(hint);
   const negative = heads.cells.some((cell) => cell[2] < 0);
   const caption = html("span", {}, isolated(heads.what ?? ""),
-    negative ? " Blue: positive weights; orange: negative ones." : " The stronger, the larger the weight.",
+    negative ? " Blue: positive weights; orange: negative ones."
+      : " The stronger, the larger the weight.",
     heads.cells.length < heads.layers * heads.heads ? " Empty cells are not read." : "");
   figure(section, caption, (width) => {
     // The longer side lies where there is more room.
@@ -56,7 +57,8 @@ function headCell(layer, head, weight, largest, say, place) {
   const text = weight === undefined ? "not read" : `weight ${Number(weight).toPrecision(3)}`;
   const show = () => say(html("b", {}, `Layer ${layer}, head ${head}`), ` ${text}`);
   const cell = svg("rect", {
-    ...place, rx: 1.5, class: weight === undefined ? "cell" : weight < 0 ? "cell read less" : "cell read",
+    ...place, rx: 1.5,
+    class: weight === undefined ? "cell" : weight < 0 ? "cell read less" : "cell read",
     role: "img", "aria-label": `Layer ${layer}, head ${head}: ${text}`,
     pointerenter: show, focus: show, pointerleave: () => say(),
   });

@@ -2,7 +2,8 @@
 
 const KEYS = [
   ["j  ↓", "next query"], ["k  ↑", "previous query"], ["/", "search the queries"],
-  ["Enter", "open: a bar’s query, a document"], ["← →", "from bar to bar, word to word, head to head"],
+  ["Enter", "open: a bar’s query, a document"],
+  ["← →", "from bar to bar, word to word, head to head"],
   ["Esc", "close: this list, the open documents, the search"], ["?", "show these keys"],
 ];
 
@@ -19,7 +20,8 @@ function keyDialog() {
 function theme() {
   const apply = (name) => { document.documentElement.dataset.theme = name; };
   apply("auto");
-  return switchOf("Colours", [["auto", "auto"], ["light", "light"], ["dark", "dark"]], "auto", apply);
+  const names = ["auto", "light", "dark"];
+  return switchOf("Colours", names.map((name) => [name, name]), "auto", apply);
 }
 
 function contents() {
@@ -40,7 +42,8 @@ function closeDocuments() {
 
 function listen(dialog) {
   document.addEventListener("keydown", (event) => {
-    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || dialog.open) return;
+    if (event.defaultPrevented || dialog.open) return;
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.target.closest("select, input[type=search], textarea")) return;
     const actions = {
       j: () => moveBy(1),

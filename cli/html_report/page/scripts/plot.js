@@ -39,7 +39,9 @@ function leftAxis(values, y, left, right, { sign = false } = {}) {
 function bottomAxis(values, x, top, bottom, { grid = true } = {}) {
   const digits = decimals(values);
   return svg("g", { class: "axis", "aria-hidden": true }, values.map((value) => [
-    svg("line", { x1: x(value), x2: x(value), y1: grid ? top : bottom, y2: bottom + 4, class: "grid" }),
+    svg("line", {
+      x1: x(value), x2: x(value), y1: grid ? top : bottom, y2: bottom + 4, class: "grid",
+    }),
     svg("text", { x: x(value), y: bottom + 18, "text-anchor": "middle" }, number(value, digits)),
   ]));
 }

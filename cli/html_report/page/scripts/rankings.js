@@ -17,14 +17,13 @@ function movement(place, other) {
 }
 
 function chip(grade) {
-  if (grade === null || grade === undefined) {
-    return html("span", { class: "grade unjudged", title: "not judged", "aria-label": "not judged" },
-      "?");
-  }
+  const make = (kind, text, words) => html("span", {
+    class: `grade ${kind}`, role: "img", title: words, "aria-label": words,
+  }, text);
+  if (grade === null || grade === undefined) return make("unjudged", "?", "not judged");
   const level = content.collection.relevance_level;
-  const kind = grade >= level ? (grade > level ? "high" : "relevant") : grade > 0 ? "low" : "zero";
-  return html("span", { class: `grade ${kind}`, title: `grade ${grade}`, "aria-label": `grade ${grade}` },
-    String(grade));
+  const kind = grade > level ? "high" : grade === level ? "relevant" : grade > 0 ? "low" : "zero";
+  return make(kind, String(grade), `grade ${grade}`);
 }
 
 /** Returns one ranking. `page` holds what the open query shares: the mode and its painters. */
@@ -41,7 +40,9 @@ function rankingList(query, run, other, page, first = false) {
       html("span", { class: "rank" }, String(i + 1)),
       judged ? chip(listed.grade) : null,
       isolated(found?.title || found?.text.slice(0, 200) || listed.doc, { class: "name" }),
-      other ? html("span", { class: `move ${kind}`, title: words, "aria-label": words }, mark)
+      other ? html("span", {
+        class: `move ${kind}`, role: "img", title: words, "aria-label": words,
+      }, mark)
         : html("span", { class: "move" }, number(listed.score, 2)));
     const item = html("li", { "data-doc": listed.doc }, head, body);
     head.addEventListener("click", () => {
@@ -54,7 +55,8 @@ function rankingList(query, run, other, page, first = false) {
   }));
   return html("div", { class: "column" },
     html("h4", {}, isolated(run)),
-    list.length ? node : html("p", { class: "empty" }, "This run has no documents for this query."));
+    list.length ? node : html("p", { class: "empty" },
+      "This run has no documents for this query."));
 }
 
 function documentBody(query, run, listed, page) {
@@ -65,16 +67,20 @@ function documentBody(query, run, listed, page) {
     listed.grade === null ? "not judged" : `grade ${listed.grade}`,
   ];
   const seen = at(at(content.attention?.documents, query.id), listed.doc);
-  if (seen && run !== content.attention.run) facts.push(`score by attention ${seen.score ?? "–"}`);
+  if (seen && run !== content.attention.run) {
+    facts.push(`score by attention ${seen.score ?? "–"}`);
+  }
   if (seen?.tokens_cut) facts.push(`${counted(seen.tokens_cut, "token")} not read by the model`);
-  const line = html("p", { class: "facts" }, facts.flatMap((fact, i) => (i ? [" · ", fact] : [fact])));
+  const line = html("p", { class: "facts" },
+    facts.flatMap((fact, i) => (i ? [" · ", fact] : [fact])));
   if (!found || found.missing) {
     return [line, html("p", { class: "empty" }, "The collection has no text for this document.")];
   }
-  const more = found.cut ? html("p", { class: "empty" }, "The text goes on; it is cut here.") : null;
+  const more = found.cut
+    ? html("p", { class: "empty" }, "The text goes on; it is cut here.") : null;
   if (!seen) {
-    return [line, html("p", { class: "tokens", dir: "auto" },
-      found.title ? html("span", { class: "in-title" }, `${found.title}\n`) : null, found.text), more]
+    const title = found.title ? html("span", { class: "in-title" }, `${found.title}\n`) : null;
+    return [line, html("p", { class: "tokens", dir: "auto" }, title, found.text), more]
       .filter(Boolean);
   }
   const { nodes, colour } = tokenText(listed.doc, tokensOf(seen.tokens, content.attention.raw));

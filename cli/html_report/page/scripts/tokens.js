@@ -121,7 +121,7 @@ function legend(attention) {
     paint(node, value);
     return node;
   };
-  const steps = (from, to) => Array.from({ length: 5 }, (_, i) => box("", from + (i / 4) * (to - from)));
+  const steps = (from, to) => [0, 1, 2, 3, 4].map((i) => box("", from + (i / 4) * (to - from)));
   return html("p", { class: "legend" }, "less ",
     html("span", { class: "steps", "aria-hidden": true },
       steps(-1, -0.1), steps(0.02, 1)),
