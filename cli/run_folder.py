@@ -195,7 +195,11 @@ def _is_torn(name: str) -> bool:
 
 def _differences(found: Any, wanted: Any, at: str = "") -> Iterator[str]:
     if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in sorted({*found, *wanted}):
+        keys = sorted({*found, *wanted})
+        if found.get("kind") != wanted.get("kind"):
+            # Settings of another kind are others anyway.
+            keys = ["kind"]
+        for key in keys:
             yield from _differences(found.get(key), wanted.get(key), f"{at}.{key}" if at else key)
     elif found != wanted:
         yield f"{at} was {found!r} and is now {wanted!r}"
