@@ -17,6 +17,9 @@ if not torch.cuda.is_available():
 # ranx compiles for a minute in a fresh environment; one test of test_fusion.py lets it.
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 
+# Haystack asks when it is imported whether it may report its use.
+os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")
+
 # Side by side two processes of two threads wait for each other at every barrier.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
