@@ -13,13 +13,15 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Literal, NotRequired
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from ranklens.rerank.serving.dialects.fields import Count, Fields, Positive
 from ranklens.rerank.serving.jobs import Answer, FoundSpan, SpanChoice
 
 _DOCUMENTS_PER_UNIT = 100
+_MOST_FIELDS = 100
 
 
 class RelevantSpans(Fields):
@@ -50,6 +52,14 @@ class CohereFields(Fields):
     rank_fields: list[str] | None = Field(
         None, description="The fields that are ranked of documents that are objects."
     )
+
+    @field_validator("rank_fields", mode="before")
+    @classmethod
+    def _few_fields(cls, value: object) -> object:
+        # Before each of a million is looked at.
+        if isinstance(value, list) and len(value) > _MOST_FIELDS:
+            raise PydanticCustomError("fields", "must name at most {most}", {"most": _MOST_FIELDS})
+        return value
 
 
 class Span(TypedDict):

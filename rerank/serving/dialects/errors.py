@@ -83,9 +83,11 @@ def error_response(
 ) -> Response:
     """Return an error in the dialect of ``path``.
 
-    ``body_is_tei`` says whether the body has TEI's ``texts``, None where it was not read.
-    ``param`` is the field that the error is about.
+    ``body_is_tei`` says whether the body has TEI's ``texts``, None where it was not read; a
+    ranking that failed (500) is a 424 in TEI. ``param`` is the field that the error is about.
     """
+    if body_is_tei and status == 500:
+        status = 424
     if len(message) > _MESSAGE:
         message = message[: _MESSAGE - 1] + "…"
     tei_type = _TEI_TYPES.get(status, "Validation" if status < 500 and status != 424 else "Backend")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
@@ -70,12 +71,12 @@ def ignored(shape: type[Fields], body: Mapping[str, Any]) -> list[str]:
 
     Only names that are plain words: the others cannot stand in a header.
     """
-    known = set()
+    known: set[str] = set()
     for name, field in shape.model_fields.items():
         choices = getattr(field.validation_alias, "choices", ())
         known.update(choices or (name,))
-    unread = [name for name in body if name not in known and _NAME.fullmatch(name)]
-    return unread[:_NAMED]
+    unread = (name for name in body if name not in known and _NAME.fullmatch(name))
+    return list(itertools.islice(unread, _NAMED))
 
 
 def check_number(documents: object, most: int) -> None:

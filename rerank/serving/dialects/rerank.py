@@ -46,7 +46,7 @@ class RerankRequest(ModelField, CohereFields, JinaFields, VllmFields):
             raise RequestError.field("query", "is empty: there is nothing to rank by")
         if self.rank_fields is not None and not self.rank_fields:
             raise RequestError.field("rank_fields", "names no field")
-        wanted = self.relevant_spans and self.relevant_spans.choice()
+        wanted = None if self.relevant_spans is None else self.relevant_spans.choice()
         if wanted and self.rank_fields:
             raise RequestError.field(
                 "relevant_spans", "a span lies in one text, not in rank_fields"

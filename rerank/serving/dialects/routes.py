@@ -12,7 +12,6 @@ the model failed (424 for TEI), 503 not ready or too slow.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
@@ -21,7 +20,6 @@ from pydantic import TypeAdapter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ranklens.data.errors import InvalidInputError, RanklensError, UsageError
 from ranklens.rerank.serving.dialects.body import check_headers, names_texts, parse
 from ranklens.rerank.serving.dialects.errors import (
     RequestError,
@@ -32,11 +30,8 @@ from ranklens.rerank.serving.dialects.fields import check_number, headers, ignor
 from ranklens.rerank.serving.dialects.rerank import RerankAnswer, RerankRequest, rerank_answer
 from ranklens.rerank.serving.dialects.tei import TeiRank, TeiRequest, tei_answer
 from ranklens.rerank.serving.dialects.vllm import ScoreAnswer, ScoreRequest, score_answer
-from ranklens.rerank.serving.service import OverloadedError, Service, UnavailableError
+from ranklens.rerank.serving.service import Service
 
-_log = logging.getLogger(__name__)
-_CAUSED = (InvalidInputError, UsageError, OverloadedError, UnavailableError)
-"""Errors with statuses of their own, which are not a failing model's."""
 _Handler = Callable[[dict[str, Any]], Awaitable[Response]]
 
 
@@ -130,13 +125,6 @@ async def _answered(request: Request, handle: _Handler) -> Response:
         return await handle(body)
     except RequestError as error:
         return error_response(path, tei, error.status, str(error), param=error.param)
-    except RanklensError as error:
-        if not tei or isinstance(error, _CAUSED):
-            raise
-        number = request.state.request_id
-        _log.error("request %s failed", number, exc_info=error)
-        told = f"the request failed; the server's log says more under {number}"
-        return error_response(path, tei, 424, told)
 
 
 def _content(shape: Any, mode: Literal["validation", "serialization"]) -> dict[str, Any]:
