@@ -88,6 +88,9 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                # Longer than clients keep theirs (5 s for httpx, 60 s for proxies): whoever closes
+                # first, the other must not be sending just then.
+                timeout_keep_alive=75,
                 timeout_graceful_shutdown=max(1, round(service.settings.shutdown_grace)),
                 lifespan="on",
             )
