@@ -14,7 +14,7 @@ are computed here beforehand by ``reranker.rank``. Every answer is compared with
 
 A request is accepted when it is not told 429 (with Retry-After). Lost is an accepted one without
 the right answer. There are no figures, and the exit code is 1, when one is wrong or lost, when
-overload brings no 429, or when more is missing after the kill than was under way.
+overload brings no 429, or when a request that was not under way at the kill is lost.
 """
 
 from __future__ import annotations
@@ -207,25 +207,24 @@ async def _killed(
     rate: float,
     failures: list[str],
 ) -> str:
-    """Kill the server under load; what is missing must be no more than what was under way."""
+    """Kill the server under load; what was settled before must have been right."""
     tally, under_way = Tally(), set[int]()
+    outcomes: dict[int, str] = {}
     async with _client(url) as client:
         load = asyncio.create_task(
-            _open_loop(client, known, tally, rate, 10.0, under_way, stop_when_refused=True)
+            _open_loop(client, known, tally, rate, 10.0, outcomes, under_way)
         )
         await asyncio.sleep(5.0)
-        missing = len(under_way)
-        before = Counter(tally.outcomes)
+        settled, at_kill = dict(outcomes), set(under_way)
         process.send_signal(signal.SIGKILL)
-        await asyncio.to_thread(process.wait)
         await load
-    after = tally.outcomes - before
-    gone = after.total() - after[RIGHT] - after[REJECTED] - after["refused connection"]
-    if before[WRONG] or tally.outcomes[WRONG] or gone > missing:
-        failures.append(f"kill -9 lost {gone} requests of {missing} under way")
+    lost_before = [n for n, outcome in settled.items() if outcome not in (RIGHT, REJECTED)]
+    lost = [n for n in at_kill if outcomes[n] not in (RIGHT, REJECTED)]
+    if lost_before or tally.outcomes[WRONG]:
+        failures.append(f"{len(lost_before)} requests were lost before the kill")
     return (
-        f"kill -9     {before.total()} requests settled before it, {missing} under way: "
-        f"{gone} of these lost, {tally.outcomes[WRONG]} wrong"
+        f"kill -9     {len(settled)} requests settled before it, none lost; {len(at_kill)} under "
+        f"way, {len(lost)} of these lost; {len(outcomes) - len(settled) - len(at_kill)} sent after"
     )
 
 
@@ -235,8 +234,8 @@ async def _open_loop(
     tally: Tally,
     rate: float,
     seconds: float,
+    outcomes: dict[int, str] | None = None,
     under_way: set[int] | None = None,
-    stop_when_refused: bool = False,
 ) -> None:
     """Send requests at fixed times, and wait for all that comes of them."""
     began = time.perf_counter()
@@ -245,15 +244,13 @@ async def _open_loop(
 
     async def one(number: int) -> None:
         waiting.add(number)
-        try:
-            await _ask(client, known[number % len(known)], tally)
-        finally:
-            waiting.discard(number)
+        outcome = await _ask(client, known[number % len(known)], tally)
+        waiting.discard(number)
+        if outcomes is not None:
+            outcomes[number] = outcome
 
     for number in range(int(rate * seconds)):
         await asyncio.sleep(max(0.0, began + number / rate - time.perf_counter()))
-        if stop_when_refused and tally.outcomes["refused connection"]:
-            break
         tasks.append(asyncio.create_task(one(number)))
     await asyncio.gather(*tasks)
 
@@ -264,34 +261,34 @@ async def _until(
     """Send requests one after another; after a 429 wait a little, as clients do."""
     number = 0
     while not over.is_set():
-        rejected = tally.outcomes[REJECTED]
-        await _ask(client, known[number % len(known)], tally)
+        outcome = await _ask(client, known[number % len(known)], tally)
         number += 1
-        if tally.outcomes[REJECTED] > rejected:
+        if outcome == REJECTED:
             await asyncio.sleep(0.05)
 
 
-async def _ask(client: httpx.AsyncClient, known: Known, tally: Tally) -> None:
+async def _ask(client: httpx.AsyncClient, known: Known, tally: Tally) -> str:
+    """Send a request, count what comes of it, and return that."""
     began = time.perf_counter()
+    outcome = await _outcome(client, known)
+    tally.outcomes[outcome] += 1
+    if outcome == RIGHT:
+        tally.seconds.append(time.perf_counter() - began)
+    return outcome
+
+
+async def _outcome(client: httpx.AsyncClient, known: Known) -> str:
     try:
         answer = await client.post(
             PATH, content=known.body, headers={"Content-Type": "application/json"}
         )
-    except httpx.ConnectError:
-        tally.outcomes["refused connection"] += 1
-        return
     except httpx.HTTPError as error:
-        tally.outcomes[type(error).__name__] += 1
-        return
+        return type(error).__name__
     if answer.status_code == 429 and int(answer.headers["retry-after"]) >= 1:
-        tally.outcomes[REJECTED] += 1
-    elif answer.status_code != 200:
-        tally.outcomes[f"status {answer.status_code}"] += 1
-    elif _is_right(answer.json()["results"], known):
-        tally.outcomes[RIGHT] += 1
-        tally.seconds.append(time.perf_counter() - began)
-    else:
-        tally.outcomes[WRONG] += 1
+        return REJECTED
+    if answer.status_code != 200:
+        return f"status {answer.status_code}"
+    return RIGHT if _is_right(answer.json()["results"], known) else WRONG
 
 
 def _is_right(results: list[dict[str, float]], known: Known) -> bool:

@@ -468,3 +468,19 @@ def test_a_request_is_a_span_of_openinference(
     assert {name: found.get(name) for name in texts} == (
         texts if contents else dict.fromkeys(texts)
     )
+
+
+def test_a_span_that_is_full_keeps_what_matters(
+    words: WordReranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+    service = service_of(words)
+    run(service.rank(RankJob("cat", ("a cat",) * 500)))
+    assert service.close()
+    [span] = exporter.get_finished_spans()
+    assert span.attributes is not None
+    assert span.attributes[RerankerAttributes.RERANKER_QUERY] == "cat"
+    first = f"{RerankerAttributes.RERANKER_OUTPUT_DOCUMENTS}.0"
+    assert span.attributes[f"{first}.{DocumentAttributes.DOCUMENT_ID}"] == "0"

@@ -309,6 +309,21 @@ def test_stopping_answers_what_was_accepted() -> None:
     assert service.answered_all
 
 
+def test_what_the_time_of_grace_cut_off_is_known() -> None:
+    words = WordReranker()
+    service = Service(lambda: words, Settings(shutdown_grace=0.1), model="words")
+    service.start()
+    with ThreadPoolExecutor(1) as pool:
+        with served(service) as url:
+            words.gate.clear()
+            cut_off = pool.submit(httpx.post, f"{url}/v2/rerank", json=BODY, timeout=PATIENCE)
+            words.next_query()
+        words.gate.set()
+        answer = cut_off.result()
+        assert (answer.status_code, answer.json()["message"]) == (503, "the server has stopped")
+    assert not service.answered_all
+
+
 @pytest.mark.parametrize(
     ("host", "loopback"),
     [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False)],

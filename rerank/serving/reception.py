@@ -96,6 +96,10 @@ class Reception:
         except _GoneError:
             exchange.status = GONE
             self._service.metrics.gone.inc()
+        except asyncio.CancelledError:
+            # The server's time of grace is over; there still is time to say so.
+            self._service.answered_all = False
+            await self._fail(exchange, UnavailableError("the server has stopped"))
         except Exception as error:
             await self._fail(exchange, error)
         finally:

@@ -71,7 +71,7 @@ def serve(service: Service, listening: socket.socket, on_ready: Callable[[], Non
     asyncio.run(_serve(server, service, listening, on_ready))
     if service.failed is not None:
         raise service.failed
-    if server.cut_off or not service.answered_all:
+    if not service.answered_all:
         raise PartialError(
             f"requests were not answered within {service.settings.shutdown_grace:g} s of the "
             "signal; all others were"
@@ -88,11 +88,13 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                # Longer than clients keep theirs (5 s for httpx, 60 s for proxies): whoever closes
+                # first, the other must not be sending just then.
+                timeout_keep_alive=75,
                 timeout_graceful_shutdown=max(1, round(service.settings.shutdown_grace)),
                 lifespan="on",
             )
         )
-        self.cut_off = False
         self._service = service
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -130,5 +132,4 @@ async def _serve(
 
     watching = asyncio.create_task(watch())
     await server.serve(sockets=[listening])
-    server.cut_off = bool(server.server_state.tasks)
     watching.cancel()

@@ -30,26 +30,30 @@ def traced(job: RankJob, model: str, contents: bool) -> Iterator[Callable[[Answe
         return
     from opentelemetry import trace
 
-    attributes: dict[str, Any] = {
+    main: dict[str, Any] = {
         "openinference.span.kind": "RERANKER",
         "reranker.model_name": model,
         "reranker.query": job.query,
         "reranker.top_k": job.top_n or len(job.documents),
     }
-    for i, text in enumerate(job.documents):
+    # A span holds so many attributes (128, if nobody says otherwise) and drops the oldest: what
+    # matters most is set last, the first documents after the others.
+    attributes: dict[str, Any] = {}
+    for i in reversed(range(len(job.documents))):
         attributes[f"reranker.input_documents.{i}.document.id"] = str(i)
         if contents:
-            attributes[f"reranker.input_documents.{i}.document.content"] = text
+            attributes[f"reranker.input_documents.{i}.document.content"] = job.documents[i]
     with trace.get_tracer("ranklens").start_as_current_span(
-        "rerank", attributes=attributes
+        "rerank", attributes=attributes | main
     ) as span:
 
         def answered(answer: Answer) -> None:
-            for place, result in enumerate(answer.results):
+            for place, result in reversed(list(enumerate(answer.results))):
                 prefix = f"reranker.output_documents.{place}.document"
                 span.set_attribute(f"{prefix}.id", str(result.index))
                 span.set_attribute(f"{prefix}.score", result.score)
                 if contents:
                     span.set_attribute(f"{prefix}.content", job.documents[result.index])
+            span.set_attributes(main)
 
         yield answered

@@ -14,15 +14,17 @@ from ranklens.rerank.serving.jobs import Answer, RankJob
 
 @dataclass(eq=False, slots=True)
 class Accepted:
-    """A job that will be answered: ``future`` is cancelled when nobody waits for it any more."""
+    """A job that will be answered: ``future`` is cancelled when nobody waits for it any more.
+
+    ``size``: the characters of query and documents, by which its work is estimated.
+    """
 
     job: RankJob
     future: Future[Answer] = field(default_factory=Future)
+    size: int = field(init=False)
 
-    @property
-    def size(self) -> int:
-        """The characters of query and documents, by which its work is estimated."""
-        return len(self.job.query) + sum(map(len, self.job.documents))
+    def __post_init__(self) -> None:
+        self.size = len(self.job.query) + sum(map(len, self.job.documents))
 
 
 class Waiting:
