@@ -107,6 +107,10 @@ class RerankerSpec:
 
         placement = choose_placement(self.device, self.dtype)
         path = pull_model(self.model)
+        if needed:
+            from ranklens.data.encoder import modules_digest
+
+            settings = {**settings, "modules": modules_digest(path)}
         return {
             "kind": self.kind,
             # Where a folder lies is the machine's business, not the result's.

@@ -97,7 +97,7 @@ class Encoder:
             "model": path.name if Path(self.model).expanduser().is_dir() else self.model,
             "revision": found.revision,
             "weights": weights_of(found, whole=True),
-            "modules": _modules_digest(path),
+            "modules": modules_digest(path),
             "pooling": self.pooling,
             "passage_prompt": self.passage_prompt,
             "normalize": self.normalize,
@@ -241,7 +241,7 @@ def _limit(loaded: Any, model: str, max_tokens: int | None) -> None:
         loaded.max_seq_length = positions
 
 
-def _modules_digest(path: Path) -> str | None:
+def modules_digest(path: Path) -> str | None:
     """Identify what a folder of sentence-transformers says of pooling, length and prompts."""
     files = [
         *(path / name for name in ("config_sentence_transformers.json", "modules.json")),

@@ -66,7 +66,7 @@ class AttentionReranker(Reranker):
     ``documents`` they are computed once, see ``DocumentCache``; the profile must be in blocks.
 
     >>> reranker = AttentionReranker.from_pretrained("smollm2-135m")
-    >>> reranker.rank("capital of France", ["Berlin is in Germany.", "Paris is in France."]).ids
+    >>> reranker.rank("how do I sort a list", ["Paris is in France.", "sorted() sorts."]).ids
     ['1', '0']
     """
 
