@@ -37,4 +37,5 @@ def demo(as_json: options.JsonOption = False) -> None:
     warn(metrics["warnings"])
     print_metrics(metrics, collection.name)
     note(f"written to {out}")
+    note(f"to look at it: ranklens report {out} -o report.html")
     note(f"the same by hand: ranklens run sample:pydocs --depth {DEPTH} --out runs/pydocs")
