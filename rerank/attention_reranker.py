@@ -86,6 +86,7 @@ class AttentionReranker(Reranker):
         called = engine.config.model_type if model is None else name_of(model.spec)
         self.name = f"attention:{called}"
         self.placement = engine.placement
+        self.revision = None if model is None else model.revision
         self.long_lists = LongLists(long_lists) if isinstance(long_lists, str) else long_lists
         self.passages = passages
         self.documents = documents

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 
 from ranklens.data.encoder import Encoder, Pooling
+from ranklens.data.models import resolve
 from ranklens.data.pieces import PieceTokenizer
 from ranklens.data.records import Document, Query
 from ranklens.rerank.base import Ranking, Reranker, Shortened, check_scores, checked_request
@@ -24,6 +25,7 @@ class BiEncoderReranker(Reranker):
         self.encoder = encoder
         self.name = f"bi-encoder:{name_of(encoder.model)}"
         self.placement = encoder.placement
+        self.revision = resolve(encoder.model).revision
         self._turn = threading.RLock()
         self._pieces = PieceTokenizer(encoder.tokenizer)
 
@@ -63,10 +65,13 @@ class BiEncoderReranker(Reranker):
 
         text, records = checked_request(query, documents)
         texts = [record.full_text for record in records]
+        # Equal ones once: in batches of other lengths their vectors would differ by rounding.
+        distinct = {one: row for row, one in enumerate(dict.fromkeys(texts))}
         with self._turn:
             asked = self.encoder.encode_queries([text])[0].astype(np.float64)
-            vectors = self.encoder.encode_passages(texts).astype(np.float64)
+            found = self.encoder.encode_passages(list(distinct)).astype(np.float64)
             cut = self.encoder.tokens_cut(texts)
+        vectors = found[[distinct[one] for one in texts]]
         # Lengths of an encoder that does not normalise, or of bfloat16's ones, are not 1.
         lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(asked)
         cosines = vectors @ asked / np.where(lengths > 0, lengths, 1)
