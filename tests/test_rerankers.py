@@ -127,6 +127,23 @@ def test_settings_are_refused_by_name(chat_model: Path) -> None:
     assert default_settings("listwise") == {"window": 20, "step": 10, "max_tokens": None}
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings", "said"),
+    [
+        ("pointwise", {"batch": "8"}, "batch must be int, got str"),
+        ("pointwise", {"instruction": None}, "instruction must be str, got NoneType"),
+        ("listwise", {"window": 2.5}, "window must be int, got float"),
+        ("bi-encoder", {"max_tokens": True}, "max_tokens must be int or None, got bool"),
+        ("attention", {"passages": "max"}, r"passages must be Passages\(...\) or None, got 'max'"),
+    ],
+)
+def test_settings_of_another_type_are_refused_by_name(
+    load: Callable[..., Reranker], kind: str, settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        load(kind, **settings)
+
+
 def test_settings_reach_the_reranker(load: Callable[..., Reranker]) -> None:
     reranker = load("attention", profile="icr-block")
     assert isinstance(reranker, AttentionReranker)
