@@ -127,10 +127,14 @@ class Encoder:
         """Return how many passages have more tokens than are read."""
         return sum(map(bool, self.tokens_cut(texts)))
 
-    def tokens_cut(self, texts: Sequence[str]) -> list[int]:
-        """Return, for each passage, how many of its tokens are not read."""
+    def tokens_cut(self, texts: Sequence[str], *, queries: bool = False) -> list[int]:
+        """Return, for each passage (or query), how many of its tokens are not read."""
         limit = self.limit
-        prompt = self._prompt("document", self.passage_prompt)
+        prompt = (
+            self._prompt("query", self.query_prompt)
+            if queries
+            else self._prompt("document", self.passage_prompt)
+        )
         cut = [0] * len(texts)
         # A token has at least one byte, a character perhaps several tokens: short texts need no
         # look.
