@@ -20,8 +20,9 @@ class BiEncoderReranker(Reranker):
     """Ranks documents by the cosine of their vectors with the query's, in [−1, 1].
 
     A document is its title, a blank and its text. Longer ones than the encoder reads are cut at
-    the end, the query too, which is logged; ``tokens_cut`` is of documents. A blank text has the cosine 0. Control
-    tokens that a text spells are read as such, which concerns its own vector only.
+    the end, the query too, which is logged; ``tokens_cut`` is of documents. A blank text has the
+    cosine 0. Control tokens that a text spells are read as such, which concerns its own vector
+    only.
     """
 
     def __init__(self, encoder: Encoder) -> None:

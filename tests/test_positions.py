@@ -128,7 +128,7 @@ def test_documents_that_are_shortened_are_told(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(reranker.engine, "context", 256)
+    monkeypatch.setattr(type(reranker.engine), "context", 256)
     texts = ["Paris.", "word " * 300, "Rome."]
     cut = attention_sort(reranker, QUERY, texts, rounds=1).tokens_cut
     assert [bool(tokens) for tokens in cut] == [False, True, False]

@@ -38,7 +38,8 @@ def measure_positions(
     Load the reranker with ``profile="attention-sorting"``: it reads the prompt's last token,
     which is where an answer begins, without calibration. Of each list the first ``slots``
     documents are read (None: as many as the shortest list has), in ``shuffles`` orders drawn
-    by ``seed``; that documents had to be shortened is logged. ``data`` is recorded, ``on_list`` is told the documents read after each list.
+    by ``seed``. ``data`` is recorded, ``on_list`` is told the documents read after each list.
+    That documents had to be shortened is logged.
 
     Raises InvalidInputError for no list, one of fewer than ``slots`` documents, fewer than two
     slots, and a reranker whose profile has no slots or reads chosen heads (see
