@@ -169,7 +169,7 @@ def sort(
     Example: ranklens positions sort sample:pydocs reranked.run --depth 5 -o contexts.jsonl
     """
     from ranklens.cli.lists import candidate_lists
-    from ranklens.cli.output import check_output, note, wrote
+    from ranklens.cli.output import check_output, note, warn, wrote
     from ranklens.cli.progress import progress
     from ranklens.rerank.positions import AttentionOrder, attention_sort
 
@@ -189,6 +189,9 @@ def sort(
         ),
     )
     settled = sum(one.settled for one in orders)
+    shortened = sum(bool(tokens) for one in orders for tokens in one.tokens_cut)
+    if shortened:
+        warn([f"{shortened} documents were shortened to fit while they were read"])
     if not as_json:
         note(f"{settled} of {len(orders)} lists settled within {rounds} rounds")
     wrote(
@@ -237,10 +240,10 @@ def _tell(profile: PositionProfile, file: Path, warnings: list[str], as_json: bo
     import dataclasses
 
     from ranklens.cli.output import note, print_json, print_table
+    from ranklens.rerank.positions.place import filling
 
     turn = [0] * profile.documents
-    by_attention = sorted(range(profile.documents), key=lambda s: (-profile.values[s], -s))
-    for place, slot in enumerate(by_attention, start=1):
+    for place, slot in enumerate(filling(profile.values), start=1):
         turn[slot] = place
     if as_json:
         said: dict[str, Any] = {"status": "ok", "file": str(file), **dataclasses.asdict(profile)}

@@ -140,9 +140,11 @@ def rerank(
 ) -> Iterator[tuple[Query, Ranking | None]]:
     """Yield each query's ranking of its first ``depth`` candidates; None for one without any.
 
-    ``numbers`` are ``request_numbers`` of the collection, which only attention asks for.
+    ``numbers`` are ``request_numbers`` of the collection, which only attention asks for. Answers
+    of a model that were no clean order are warned of at the end.
     """
     from ranklens.rerank.attention_reranker import AttentionReranker
+    from ranklens.rerank.listwise.generated import ListwiseReranker
 
     def ranked(query: Query, documents: Sequence[Document]) -> Ranking:
         if isinstance(reranker, AttentionReranker):
@@ -155,6 +157,13 @@ def rerank(
             documents = [texts[doc.doc_id] for doc in candidates.get(query.id, ())[:depth]]
             yield query, ranked(query, documents) if documents else None
             advance(len(documents))
+    if isinstance(reranker, ListwiseReranker) and reranker.faulty:
+        warn(
+            [
+                f"{reranker.faulty} of {reranker.answers} answers of {reranker.name} were no clean "
+                "order; what they left out kept the order of the candidates"
+            ]
+        )
 
 
 def merged(

@@ -177,10 +177,11 @@ class CausalLM:
         if len(prompts) < 2 or self._alone:
             return 0
         common = _common(prompts)
-        if self._opening is not None:
+        opening = self._opening
+        if opening is not None:
             # What is there is better than a little more.
-            held = len(self._opening[0])
-            if held <= common < held + _WORTH and tuple(prompts[0][:held]) == self._opening[0]:
+            held = len(opening[0])
+            if held <= common < held + _WORTH and tuple(prompts[0][:held]) == opening[0]:
                 return held
         return common
 
@@ -189,7 +190,9 @@ class CausalLM:
         import torch
         from transformers.cache_utils import DynamicLayer
 
-        if self._opening is None or self._opening[0] != tuple(opening):
+        # Read once: a reranker in another thread that shares the model may put its own there.
+        held = self._opening
+        if held is None or held[0] != tuple(opening):
             with torch.inference_mode():
                 cache = self.model(
                     input_ids=torch.tensor([list(opening)], device=self.model.device),
@@ -198,8 +201,8 @@ class CausalLM:
                 ).past_key_values
             # Layers with a window or a state keep something else.
             plain = all(type(layer) is DynamicLayer for layer in getattr(cache, "layers", [None]))
-            self._opening = tuple(opening), cache if plain else None
-        cache = copy.deepcopy(self._opening[1])
+            held = self._opening = tuple(opening), cache if plain else None
+        cache = copy.deepcopy(held[1])
         if cache is not None:
             cache.batch_repeat_interleave(copies)
         return cache

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ranklens.data.device import Placement, choose_placement
 from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.extras import require
+from ranklens.data.models.loading import readable_positions
 from ranklens.data.pieces import without_surrogates
 
 Vectors = NDArray[np.float32]
@@ -126,10 +127,14 @@ class Encoder:
         """Return how many passages have more tokens than are read."""
         return sum(map(bool, self.tokens_cut(texts)))
 
-    def tokens_cut(self, texts: Sequence[str]) -> list[int]:
-        """Return, for each passage, how many of its tokens are not read."""
+    def tokens_cut(self, texts: Sequence[str], *, queries: bool = False) -> list[int]:
+        """Return, for each passage (or query), how many of its tokens are not read."""
         limit = self.limit
-        prompt = self._prompt("document", self.passage_prompt)
+        prompt = (
+            self._prompt("query", self.query_prompt)
+            if queries
+            else self._prompt("document", self.passage_prompt)
+        )
         cut = [0] * len(texts)
         # A token has at least one byte, a character perhaps several tokens: short texts need no
         # look.
@@ -232,13 +237,15 @@ def _repooled(loaded: Any, pooling: Pooling, device: str) -> Any:
 
 
 def _limit(loaded: Any, model: str, max_tokens: int | None) -> None:
-    positions = getattr(loaded[0].config, "max_position_embeddings", None)
+    positions = readable_positions(loaded[0].config)
     if max_tokens is not None:
         if positions is not None and max_tokens > positions:
             raise UsageError(f"{model} reads at most {positions} tokens, not {max_tokens}")
         loaded.max_seq_length = max_tokens
-    elif loaded.max_seq_length is None and positions is not None:
-        loaded.max_seq_length = positions
+    elif positions is not None:
+        # The tokenizer's limit may be the number of positions that the model has in all.
+        limit = loaded.max_seq_length
+        loaded.max_seq_length = positions if limit is None else min(limit, positions)
 
 
 def modules_digest(path: Path) -> str | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ranklens.data.errors import InvalidInputError
+from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.models import ResolvedModel, resolve
 from ranklens.data.parts import Parts, Passages, combine, split
 from ranklens.data.pieces import PieceTokenizer
@@ -86,7 +86,10 @@ class AttentionReranker(Reranker):
         called = engine.config.model_type if model is None else name_of(model.spec)
         self.name = f"attention:{called}"
         self.placement = engine.placement
+        self.revision = None if model is None else model.revision
         self.long_lists = LongLists(long_lists) if isinstance(long_lists, str) else long_lists
+        if not isinstance(passages, Passages | None):
+            raise UsageError(f"passages must be Passages(...) or None, got {passages!r}")
         self.passages = passages
         self.documents = documents
         self.frame = profile.prompt.frame or frame_of(engine.tokenizer)

@@ -67,12 +67,14 @@ class Reranker(ABC):
     """Orders documents for a query.
 
     ``name`` is what results call it: ``attention:smollm2-135m``. ``placement`` says where its
-    model runs; None without one. One reranker may be called from several threads: forward passes
-    take turns, and results are those of calls one after another.
+    model runs, ``revision`` which weights it has; None without one, or unknown. One reranker may
+    be called from several threads: forward passes take turns, and results are those of calls one
+    after another.
     """
 
     name: str
     placement: Placement | None = None
+    revision: str | None = None
 
     @abstractmethod
     def rank(self, query: str | Query, documents: Sequence[str | Document]) -> Ranking:

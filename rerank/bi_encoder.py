@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 
 from ranklens.data.encoder import Encoder, Pooling
+from ranklens.data.models import resolve
 from ranklens.data.pieces import PieceTokenizer
 from ranklens.data.records import Document, Query
 from ranklens.rerank.base import Ranking, Reranker, Shortened, check_scores, checked_request
 from ranklens.rerank.shortening import name_of, shorten
+
+_log = logging.getLogger(__name__)
 
 
 class BiEncoderReranker(Reranker):
     """Ranks documents by the cosine of their vectors with the query's, in [−1, 1].
 
     A document is its title, a blank and its text. Longer ones than the encoder reads are cut at
-    the end, the query too; ``tokens_cut`` is of documents. A blank text has the cosine 0. Control
-    tokens that a text spells are read as such, which concerns its own vector only.
+    the end, the query too, which is logged; ``tokens_cut`` is of documents. A blank text has the
+    cosine 0. Control tokens that a text spells are read as such, which concerns its own vector
+    only.
     """
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
         self.name = f"bi-encoder:{name_of(encoder.model)}"
         self.placement = encoder.placement
+        self.revision = resolve(encoder.model).revision
         self._turn = threading.RLock()
         self._pieces = PieceTokenizer(encoder.tokenizer)
 
@@ -63,10 +69,16 @@ class BiEncoderReranker(Reranker):
 
         text, records = checked_request(query, documents)
         texts = [record.full_text for record in records]
+        # Equal ones once: in batches of other lengths their vectors would differ by rounding.
+        distinct = {one: row for row, one in enumerate(dict.fromkeys(texts))}
         with self._turn:
             asked = self.encoder.encode_queries([text])[0].astype(np.float64)
-            vectors = self.encoder.encode_passages(texts).astype(np.float64)
+            found = self.encoder.encode_passages(list(distinct)).astype(np.float64)
             cut = self.encoder.tokens_cut(texts)
+            [lost] = self.encoder.tokens_cut([text], queries=True)
+        if lost:
+            _log.warning("%s does not read the last %d tokens of the query", self.name, lost)
+        vectors = found[[distinct[one] for one in texts]]
         # Lengths of an encoder that does not normalise, or of bfloat16's ones, are not 1.
         lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(asked)
         cosines = vectors @ asked / np.where(lengths > 0, lengths, 1)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ranklens.data.device import Placement, choose_placement
 from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.extras import require
-from ranklens.data.models.loading import lacking
+from ranklens.data.models.loading import lacking, readable_positions
 from ranklens.data.pieces import PieceTokenizer
 from ranklens.data.records import Document, Query
 from ranklens.data.token_budget import MIN_DOCUMENT_TOKENS
@@ -43,6 +43,7 @@ class CrossEncoderReranker(Reranker):
         placement: Placement,
         name: str,
         *,
+        revision: str | None = None,
         max_tokens: int | None = None,
         batch: int = 32,
     ) -> None:
@@ -57,6 +58,7 @@ class CrossEncoderReranker(Reranker):
         self.model = model.eval()
         self.name = f"cross-encoder:{name}"
         self.placement = placement
+        self.revision = revision
         self.batch = batch
         self._pieces = PieceTokenizer(tokenizer)
         self._frame = _PairFrame(tokenizer)
@@ -88,7 +90,7 @@ class CrossEncoderReranker(Reranker):
         from safetensors import SafetensorError
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        from ranklens.data.models import pull
+        from ranklens.data.models import pull, resolve
         from ranklens.data.quiet import quiet_transformers
 
         placement = choose_placement(device, dtype)
@@ -113,8 +115,15 @@ class CrossEncoderReranker(Reranker):
                 f"{model} lacks {len(absent)} weights of a sequence classifier (first: "
                 f"{absent[0]}); it is no cross-encoder, or the folder is incomplete"
             )
-        moved = loaded.to(placement.device)
-        return cls(moved, tokenizer, placement, name_of(model), max_tokens=max_tokens, batch=batch)
+        return cls(
+            loaded.to(placement.device),
+            tokenizer,
+            placement,
+            name_of(model),
+            revision=resolve(model).revision,
+            max_tokens=max_tokens,
+            batch=batch,
+        )
 
     def rank(self, query: str | Query, documents: Sequence[str | Document]) -> Ranking:
         """Return every document once, best first; see ``Reranker.rank``.
@@ -131,9 +140,13 @@ class CrossEncoderReranker(Reranker):
                 f"the query of {len(asked)} tokens leaves documents {max(0, room)} of the "
                 f"{self.limit} tokens that {self.name} reads; shorten it"
             )
-        rows = [self._frame.row(asked, ids[:room]) for ids in texts]
+        read = [tuple(ids[:room]) for ids in texts]
+        # Equal ones once: in batches of other lengths their scores would differ by rounding.
+        distinct = list(dict.fromkeys(read))
         with self._turn:
-            scores = self._scores(rows)
+            found = self._scores([self._frame.row(asked, list(ids)) for ids in distinct])
+        by_text = dict(zip(distinct, found, strict=True))
+        scores = [by_text[ids] for ids in read]
         check_scores(self, records, scores)
         return Ranking.from_scores(records, scores, [max(0, len(ids) - room) for ids in texts])
 
@@ -221,8 +234,5 @@ class _PairFrame:
 
 def _limit(config: Any, tokenizer: Any) -> int:
     """Return the longest pair in tokens, control tokens included."""
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or _NO_LIMIT
-    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
-        # Their positions count from behind the filler's.
-        positions -= (config.pad_token_id or 0) + 1
+    positions = readable_positions(config) or _NO_LIMIT
     return int(min(positions, tokenizer.model_max_length, _NO_LIMIT))

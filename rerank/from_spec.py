@@ -34,6 +34,7 @@ KINDS = (*_CLASSES, IDENTITY)
 FORMS = ", ".join([*(f"{kind}:MODEL" for kind in _CLASSES), IDENTITY])
 """The forms of a specification, as messages list them."""
 _PLACEMENT = ("device", "dtype")
+_PLAIN = {"int", "str", "bool", "None"}
 
 
 def split_spec(spec: str) -> tuple[str, str]:
@@ -63,6 +64,7 @@ def from_spec(
 
         return IdentityReranker()
     _check_settings(spec, settings, tuple(default_settings(kind)))
+    _check_types(spec, settings, kind)
     return _loader(kind)(model, device=device, dtype=dtype, **settings)
 
 
@@ -82,6 +84,18 @@ def _loader(kind: str) -> Callable[..., Reranker]:
         import_module(f"ranklens.rerank.{module}"), name
     ).from_pretrained
     return load
+
+
+def _check_types(spec: str, settings: dict[str, Any], kind: str) -> None:
+    """Refuse text for a number and the like before a model is loaded for it."""
+    parameters = inspect.signature(_loader(kind)).parameters
+    for name, value in settings.items():
+        # As it is written: the modules postpone annotations.
+        wanted = str(parameters[name].annotation).split(" | ")
+        if set(wanted) <= _PLAIN and type(value).__name__.replace("NoneType", "None") not in wanted:
+            raise UsageError(
+                f"{spec}: {name} must be {' or '.join(wanted)}, got {type(value).__name__}"
+            )
 
 
 def _check_settings(spec: str, settings: dict[str, Any], known: tuple[str, ...]) -> None:

@@ -46,6 +46,7 @@ class PointwiseReranker(Reranker):
         self.lm = lm
         self.name = f"pointwise:{name_of(lm.name)}"
         self.placement = lm.placement
+        self.revision = lm.revision
         self.instruction, self.max_tokens, self.batch = instruction, max_tokens, batch
         self.tokens = answer_tokens(lm)
         self._turn = threading.RLock()
@@ -85,11 +86,12 @@ class PointwiseReranker(Reranker):
             self.lm.encode([self._turn_of(text, record.full_text)], most=self.max_tokens)
             for record in records
         ]
+        # Equal ones once: in batches of other lengths their scores would differ by rounding.
+        distinct = {ids: row for row, ids in enumerate(dict.fromkeys(p.ids for p in prompts))}
         yes, no = self.tokens
         with self._turn:
-            logs = self.lm.next_log_probs(
-                [prompt.ids for prompt in prompts], [*yes, *no], batch=self.batch
-            )
+            found = self.lm.next_log_probs(list(distinct), [*yes, *no], batch=self.batch)
+        logs = found[[distinct[prompt.ids] for prompt in prompts]]
         said, denied = logs[:, : len(yes)], logs[:, len(yes) :]
         scores = np.logaddexp.reduce(said, axis=1) - np.logaddexp.reduce(denied, axis=1)
         check_scores(self, records, scores)

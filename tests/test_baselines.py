@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,19 @@ def chat_log_probs(folder: Path, content: str, begun: str = "") -> Any:
     with torch.inference_mode():
         logits = model(**tokens).logits[0, -1]
     return torch.log_softmax(logits, -1).double().numpy()
+
+
+def test_a_query_that_a_bi_encoder_cuts_is_told(
+    tiny_encoder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reranker = BiEncoderReranker.from_pretrained(str(tiny_encoder), max_tokens=6)
+    with caplog.at_level(logging.WARNING):
+        # Room for four words between two control tokens.
+        assert len(reranker.rank("bread is baked in", DOCUMENTS)) == len(DOCUMENTS)
+        assert not caplog.records
+        reranker.rank("bread is baked in an oven slowly", DOCUMENTS)
+    [record] = caplog.records
+    assert record.getMessage().endswith("does not read the last 3 tokens of the query")
 
 
 def test_pointwise_reads_yes_and_no(chat_model: Path) -> None:

@@ -31,6 +31,17 @@ def test_identity_keeps_the_candidates(call: Call, collection: Path, tmp_path: P
     }
 
 
+def test_answers_that_are_no_order_are_counted_at_the_end(
+    call: Call, collection: Path, chat_model: Path, tmp_path: Path
+) -> None:
+    done = call("rerank", collection, "all", "--reranker", f"listwise:{chat_model}", "--depth", 3,
+                "-o", tmp_path / "written.run")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    # A random model writes no order.
+    said = f"warning: 4 of 4 answers of listwise:{chat_model.name} were no clean order"
+    assert done.stderr.count(said) == 1
+
+
 def test_a_cross_encoder_reranks_a_run(
     call: Call, collection: Path, tiny_classifier: Path, tmp_path: Path
 ) -> None:

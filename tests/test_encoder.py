@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.dense_fixtures import make_encoder
 
 from ranklens.data.encoder import POOLINGS, Encoder, Pooling, Vectors
 from ranklens.data.errors import InvalidInputError, MissingResourceError, UsageError
@@ -113,6 +114,30 @@ def test_texts_are_cut_at_the_limit_and_counted(tiny_encoder: Path) -> None:
     found = encoder.encode_passages(texts)
     np.testing.assert_allclose(found[0], found[1], atol=1e-6)
     np.testing.assert_allclose(found, oracle(tiny_encoder, texts, "mean", 6), atol=1e-5)
+
+
+def test_positions_that_are_none_for_texts_are_not_read(tmp_path: Path) -> None:
+    """RoBERTa counts positions from behind its filler's; nothing says so but its own code."""
+    from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaModel
+
+    make_encoder(tmp_path)
+    PreTrainedTokenizerFast.from_pretrained(tmp_path, model_max_length=20).save_pretrained(tmp_path)
+    config = RobertaConfig(
+        vocab_size=100,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=20,
+        pad_token_id=1,
+    )
+    RobertaModel(config).save_pretrained(tmp_path)
+    encoder = Encoder(str(tmp_path), device="cpu")
+    assert encoder.limit == 18
+    assert encoder.tokens_cut(["bread " * 30]) == [14]
+    assert np.isfinite(encoder.encode_passages(["bread " * 30])).all()
+    with pytest.raises(UsageError, match="reads at most 18 tokens, not 19"):
+        Encoder(str(tmp_path), max_tokens=19, device="cpu").encode_passages(["bread"])
 
 
 def test_characters_of_several_tokens_count_as_such(tiny_model: Callable[..., Path]) -> None:

@@ -115,6 +115,9 @@ def test_it_is_a_search_model_and_no_other() -> None:
     assert (meta.name, meta.revision) == ("ranklens/identity", "no_revision_available")
     assert meta.is_cross_encoder
     assert ModelMeta.model_validate(meta.model_dump()) == meta
+    other = Overlap()
+    other.revision = "3"
+    assert RanklensSearch(other).mteb_model_meta.revision == "3"
     named = RanklensSearch("identity", name="me/first-stage", revision="2").mteb_model_meta
     assert (named.name, named.revision) == ("me/first-stage", "2")
     with pytest.raises(UsageError, match="ORGANISATION/NAME"):

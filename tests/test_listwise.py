@@ -136,6 +136,10 @@ def test_answers_that_are_no_order_are_said_once_a_call(
         f"{written.name}: 2 of 2 answers were no clean order (2 left out passages, which keep "
         "their order; 1 repeated some; 1 named others; 1 had another form)"
     )
+    answering(written, monkeypatch, ["[2] > [1]", "[1]"])
+    written.rank(QUERY, documents[:2])
+    written.rank(QUERY, documents[:2])
+    assert (written.faulty, written.answers) == (3, 4)
 
 
 def test_a_real_generation_gives_every_document_once(

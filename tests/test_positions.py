@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import random
 import statistics
 import subprocess
@@ -120,6 +121,21 @@ def test_measuring_reads_the_first_slots_and_tells_what_is_read(
     assert lists == before
     cut = measure_positions(reranker, [(QUERY, TEXTS[:3]), lists[1]], shuffles=2)
     assert measured.values == cut.values, "what lies behind the slots has no part"
+
+
+def test_documents_that_are_shortened_are_told(
+    reranker: AttentionReranker,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(type(reranker.engine), "context", 256)
+    texts = ["Paris.", "word " * 300, "Rome."]
+    cut = attention_sort(reranker, QUERY, texts, rounds=1).tokens_cut
+    assert [bool(tokens) for tokens in cut] == [False, True, False]
+    with caplog.at_level(logging.WARNING):
+        measure_positions(reranker, [(QUERY, texts)], shuffles=2)
+    [record] = caplog.records
+    assert record.getMessage() == "2 of 6 documents were shortened to fit"
 
 
 def test_what_cannot_be_measured_is_refused(reranker: AttentionReranker) -> None:
@@ -267,9 +283,9 @@ def test_attention_sorting_stops_where_nothing_moves_any_more(
 
     def by_text(
         reranker: AttentionReranker, query: str, documents: list[Document], order: list[int]
-    ) -> list[float]:
+    ) -> tuple[list[float], list[int]]:
         calls.append(list(order))
-        return [float(document.text) for document in documents]
+        return [float(document.text) for document in documents], [0] * len(order)
 
     monkeypatch.setattr("ranklens.rerank.positions.sorting.slot_attention", by_text)
     found = attention_sort(reranker, QUERY, ["0.3", "0.1", "0.3", "0.2"])

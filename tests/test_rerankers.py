@@ -11,6 +11,7 @@ import pytest
 
 from ranklens import AttentionReranker, Document, DocumentCache, Query, Reranker
 from ranklens.data.errors import InvalidInputError, MissingResourceError, UsageError
+from ranklens.data.models import resolve
 from ranklens.rerank.base import Ranking, Shortened
 from ranklens.rerank.explain import Explainer
 from ranklens.rerank.from_spec import KINDS, default_settings, split_spec
@@ -54,6 +55,29 @@ def test_every_kind_keeps_the_contract(load: Callable[[str], Reranker], kind: st
     for query, documents in ((" ", DOCUMENTS), (QUERY, []), (QUERY, [given[0], given[0]])):
         with pytest.raises(InvalidInputError):
             reranker.rank(query, documents)
+
+
+@pytest.mark.parametrize("kind", ["cross-encoder", "bi-encoder", "pointwise"])
+def test_equal_texts_score_the_same_to_the_last_bit(
+    load: Callable[..., Reranker], kind: str
+) -> None:
+    """In batches of other lengths rounding would tell them apart, and reorder them."""
+    lengths = (30, 1, 17, 1, 9, 1, 1, 5, 1)
+    documents = [" ".join(["water soil bake"] * length) for length in lengths]
+    found = load(kind, batch=2).rank(QUERY, documents)
+    equal = [ranked for ranked in found if lengths[ranked.index] == 1]
+    assert [ranked.index for ranked in equal] == [1, 3, 5, 6, 8]
+    assert len({ranked.score for ranked in equal}) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_revision_is_that_of_the_weights(
+    load: Callable[..., Reranker], kind: str, tiny_classifier: Path, tiny_encoder: Path,
+    chat_model: Path,
+) -> None:  # fmt: skip
+    models = {"cross-encoder": tiny_classifier, "bi-encoder": tiny_encoder, "identity": None}
+    model = models.get(kind, chat_model)
+    assert load(kind).revision == (None if model is None else resolve(str(model)).revision)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -101,6 +125,23 @@ def test_settings_are_refused_by_name(chat_model: Path) -> None:
     with pytest.raises(MissingResourceError, match="no profile 'icx'"):
         Reranker.from_spec(f"attention:{chat_model}", profile="icx")
     assert default_settings("listwise") == {"window": 20, "step": 10, "max_tokens": None}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "said"),
+    [
+        ("pointwise", {"batch": "8"}, "batch must be int, got str"),
+        ("pointwise", {"instruction": None}, "instruction must be str, got NoneType"),
+        ("listwise", {"window": 2.5}, "window must be int, got float"),
+        ("bi-encoder", {"max_tokens": True}, "max_tokens must be int or None, got bool"),
+        ("attention", {"passages": "max"}, r"passages must be Passages\(...\) or None, got 'max'"),
+    ],
+)
+def test_settings_of_another_type_are_refused_by_name(
+    load: Callable[..., Reranker], kind: str, settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        load(kind, **settings)
 
 
 def test_settings_reach_the_reranker(load: Callable[..., Reranker]) -> None:

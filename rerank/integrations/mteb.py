@@ -186,7 +186,6 @@ def _check_ranking(query: Query, candidates: Sequence[str], ranking: Ranking) ->
 
 def _model_meta(reranker: Reranker, name: str | None, revision: str | None) -> ModelMeta:
     """Return what MTEB keeps results under; nothing is claimed that is not known here."""
-    model = getattr(reranker, "model", None)
     profile = getattr(getattr(reranker, "profile", None), "name", None)
     kind = "-".join(filter(None, [reranker.name, profile]))
     own = re.sub(r"[^0-9A-Za-z._-]+", "-", kind.replace("/", "-"))
@@ -196,7 +195,7 @@ def _model_meta(reranker: Reranker, name: str | None, revision: str | None) -> M
     return ModelMeta(
         loader=None,
         name=name or f"ranklens/{own}",
-        revision=revision or getattr(model, "revision", None) or "no_revision_available",
+        revision=revision or reranker.revision or "no_revision_available",
         release_date=None,
         languages=None,
         n_parameters=None,

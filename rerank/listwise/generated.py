@@ -21,10 +21,13 @@ class ListwiseReranker(WindowedReranker):
 
     A written order has no scores: document i on rank r of n has the score n − r, ranks counted
     from 1. What an answer leaves out keeps the order it came in, behind what it names; how many
-    answers of a call were not clean is logged as a warning.
+    answers of a call were not clean is logged as a warning. ``answers`` counts those of all
+    calls, ``faulty`` the ones among them that were not clean.
     """
 
     kind = "listwise"
+    answers = 0
+    faulty = 0
 
     @classmethod
     def from_pretrained(
@@ -60,6 +63,9 @@ class ListwiseReranker(WindowedReranker):
 
     def _tell(self, answers: Sequence[Permutation]) -> None:
         faulty = [answer for answer in answers if not answer.clean]
+        with self._turn:
+            self.answers += len(answers)
+            self.faulty += len(faulty)
         if faulty:
             _log.warning(
                 "%s: %d of %d answers were no clean order (%d left out passages, which keep their "

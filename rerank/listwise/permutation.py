@@ -90,12 +90,11 @@ def read_permutation(answer: str, passages: int) -> Permutation:
 def _identifiers(answer: str, passages: int) -> Iterator[str]:
     """Yield the digits of each identifier, in order."""
     folded = _ARROWS.sub(">", _THOUGHT.sub("\n", answer).translate(_FOLDED))
-    found = list(_ANY.finditer(folded))
+    found = list(_outside_other_brackets(folded))
     if found:
-        for match in found:
-            if _may_go_on(match.group(), passages):
-                continue
-            yield from _DIGITS.findall(match.group())
+        for written in found:
+            if not _may_go_on(written, passages):
+                yield from _DIGITS.findall(written)
         return
     rounds = list(_ROUND.finditer(folded))
     if rounds:
@@ -106,6 +105,23 @@ def _identifiers(answer: str, passages: int) -> Iterator[str]:
     listed = [bare] if _PLAIN.fullmatch(bare) else _SERIES.findall(bare)
     for text in listed:
         yield from _DIGITS.findall(text)
+
+
+def _outside_other_brackets(folded: str) -> Iterator[str]:
+    """Yield what was found, less numbers that only end a bracket: ``[1 to 5]`` does not name 5.
+
+    Behind a ``>`` they do: ``[the order is 3 > 5]``.
+    """
+    end, opened = 0, False
+    for match in _ANY.finditer(folded):
+        between = folded[end : match.start()]
+        last = max(between.rfind("["), between.rfind("]"))
+        opened = opened if last < 0 else between[last] == "["
+        written, end = match.group(), match.end()
+        half = written.endswith("]") and not written.startswith("[")
+        if not half or not opened or between.rstrip().endswith(">"):
+            yield written
+        opened = opened and not written.endswith("]")
 
 
 def _may_go_on(written: str, passages: int) -> bool:

@@ -49,6 +49,7 @@ class WindowedReranker(Reranker):
         self.lm = lm
         self.name = f"{self.kind}:{name_of(lm.name)}"
         self.placement = lm.placement
+        self.revision = lm.revision
         self.window, self.step, self.max_tokens = window, step, max_tokens
         self._turn = threading.RLock()
 

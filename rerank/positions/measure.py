@@ -7,6 +7,7 @@ in the mean is the slot's.
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import statistics
@@ -18,6 +19,8 @@ from ranklens.data.records import Document, Query
 from ranklens.rerank.attention_reranker import AttentionReranker
 from ranklens.rerank.base import checked_request
 from ranklens.rerank.positions.position_profile import PositionProfile
+
+_log = logging.getLogger(__name__)
 
 
 def measure_positions(
@@ -36,6 +39,7 @@ def measure_positions(
     which is where an answer begins, without calibration. Of each list the first ``slots``
     documents are read (None: as many as the shortest list has), in ``shuffles`` orders drawn
     by ``seed``. ``data`` is recorded, ``on_list`` is told the documents read after each list.
+    That documents had to be shortened is logged.
 
     Raises InvalidInputError for no list, one of fewer than ``slots`` documents, fewer than two
     slots, and a reranker whose profile has no slots or reads chosen heads (see
@@ -51,6 +55,7 @@ def measure_positions(
         if value < least:
             raise InvalidInputError(f"{name} must be at least {least}, got {value}")
     by_list = []
+    shortened = 0
     for number, (text, documents) in enumerate(requests):
         if len(documents) < depth:
             raise InvalidInputError(
@@ -61,11 +66,18 @@ def measure_positions(
         read = []
         for _ in range(shuffles):
             order = source.sample(range(depth), depth)
-            attention = slot_attention(reranker, text, documents[:depth], order)
+            attention, cut = slot_attention(reranker, text, documents[:depth], order)
+            shortened += sum(map(bool, cut))
             read.append([attention[index] for index in order])
         by_list.append([statistics.fmean(values) for values in zip(*read, strict=True)])
         if on_list is not None:
             on_list(depth * shuffles)
+    if shortened:
+        _log.warning(
+            "%d of %d documents were shortened to fit",
+            shortened,
+            depth * shuffles * len(requests),
+        )
     by_slot = list(zip(*by_list, strict=True))
     model = reranker.model
     # Where a folder lies is the machine's business.
@@ -87,8 +99,8 @@ def measure_positions(
 
 def slot_attention(
     reranker: AttentionReranker, query: str, documents: Sequence[Document], order: Sequence[int]
-) -> list[float]:
-    """Return the attention paid to each document, in the order of ``documents``.
+) -> tuple[list[float], list[int]]:
+    """Return the attention paid to each document, and its tokens cut, as ``documents`` stand.
 
     ``order`` holds their positions as they stand in the prompt. The attention of the profile's
     rows is summed over a document's tokens and averaged over rows, layers and heads: a share of
@@ -99,7 +111,8 @@ def slot_attention(
     heads = sum(sum(of_layer.values()) for of_layer in signal.plan.weights.values())
     own = signal.total()[0] / heads
     # Rounding must not make a share of slightly more than there is.
-    return [min(1.0, float(own[first:end].sum())) for first, end in layout.spans]
+    attention = [min(1.0, float(own[first:end].sum())) for first, end in layout.spans]
+    return attention, list(layout.tokens_cut)
 
 
 def check_reads_slots(reranker: AttentionReranker) -> None:

@@ -21,9 +21,13 @@ def place(ranking: Sequence[RankedDocument], profile: PositionProfile) -> list[i
     """
     if not ranking:
         return []
-    values = profile.over(len(ranking))
-    slots = sorted(range(len(values)), key=lambda slot: (-values[slot], -slot))
+    slots = filling(profile.over(len(ranking)))
     order = [0] * len(slots)
     for document, slot in zip(ranking, slots, strict=True):
         order[slot] = document.index
     return order
+
+
+def filling(values: Sequence[float]) -> list[int]:
+    """Return the slots in the order in which they are filled, by their attention."""
+    return sorted(range(len(values)), key=lambda slot: (-values[slot], -slot))

@@ -20,12 +20,14 @@ class AttentionOrder:
     ``order``: the documents' positions in the caller's list, slot by slot. ``attention``: what
     each document, in the caller's order, had in the last round. ``rounds`` were read;
     ``settled`` says that the last one changed nothing, so that more would not either.
+    ``tokens_cut``: of each document, those that the model did not see.
     """
 
     order: tuple[int, ...]
     attention: tuple[float, ...]
     rounds: int
     settled: bool
+    tokens_cut: tuple[int, ...] = ()
 
 
 def attention_sort(
@@ -52,10 +54,11 @@ def attention_sort(
     read = 0
     settled = False
     attention: list[float] = []
+    cut: list[int] = []
     while read < rounds and not settled:
-        attention = slot_attention(reranker, text, records, order)
+        attention, cut = slot_attention(reranker, text, records, order)
         found = sorted(order, key=attention.__getitem__)
         settled = found == order
         order = found
         read += 1
-    return AttentionOrder(tuple(order), tuple(attention), read, settled)
+    return AttentionOrder(tuple(order), tuple(attention), read, settled, tuple(cut))
