@@ -14,10 +14,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ranklens.data.errors import UsageError
-from ranklens.rerank.base import Reranker
+
+if TYPE_CHECKING:
+    from ranklens.rerank.base import Reranker
 
 IDENTITY = "identity"
 # Modules are imported when a kind is asked for: they load torch.
@@ -28,10 +30,11 @@ _CLASSES = {
     "pointwise": ("pointwise", "PointwiseReranker"),
     "listwise": ("listwise.generated", "ListwiseReranker"),
     "listwise-logits": ("listwise.first_identifier", "FirstIdentifierReranker"),
+    IDENTITY: ("identity", "IdentityReranker"),
 }
-KINDS = (*_CLASSES, IDENTITY)
+KINDS = tuple(_CLASSES)
 """The kinds of rerankers; all but ``identity`` are followed by a model."""
-FORMS = ", ".join([*(f"{kind}:MODEL" for kind in _CLASSES), IDENTITY])
+FORMS = ", ".join(kind if kind == IDENTITY else f"{kind}:MODEL" for kind in KINDS)
 """The forms of a specification, as messages list them."""
 _PLACEMENT = ("device", "dtype")
 _PLAIN = {"int", "str", "bool", "None"}
@@ -60,9 +63,8 @@ def from_spec(
     kind, model = split_spec(spec)
     if kind == IDENTITY:
         _check_settings(spec, settings, ())
-        from ranklens.rerank.identity import IdentityReranker
-
-        return IdentityReranker()
+        identity: Reranker = _class(kind)()
+        return identity
     _check_settings(spec, settings, tuple(default_settings(kind)))
     _check_types(spec, settings, kind)
     return _loader(kind)(model, device=device, dtype=dtype, **settings)
@@ -79,23 +81,13 @@ def default_settings(kind: str) -> dict[str, Any]:
 
 
 def _loader(kind: str) -> Callable[..., Reranker]:
-    module, name = _CLASSES[kind]
-    load: Callable[..., Reranker] = getattr(
-        import_module(f"ranklens.rerank.{module}"), name
-    ).from_pretrained
+    load: Callable[..., Reranker] = _class(kind).from_pretrained
     return load
 
 
-def _check_types(spec: str, settings: dict[str, Any], kind: str) -> None:
-    """Refuse text for a number and the like before a model is loaded for it."""
-    parameters = inspect.signature(_loader(kind)).parameters
-    for name, value in settings.items():
-        # As it is written: the modules postpone annotations.
-        wanted = str(parameters[name].annotation).split(" | ")
-        if set(wanted) <= _PLAIN and type(value).__name__.replace("NoneType", "None") not in wanted:
-            raise UsageError(
-                f"{spec}: {name} must be {' or '.join(wanted)}, got {type(value).__name__}"
-            )
+def _class(kind: str) -> Any:
+    module, name = _CLASSES[kind]
+    return getattr(import_module(f"ranklens.rerank.{module}"), name)
 
 
 def _check_settings(spec: str, settings: dict[str, Any], known: tuple[str, ...]) -> None:
