@@ -89,11 +89,11 @@ class RerankerSpec:
 
     def load(self) -> Reranker:
         """Load the reranker."""
-        from ranklens.rerank.from_spec import from_spec
+        from ranklens.rerank.base import Reranker
 
         if self.model:
             pull_model(self.model)
-        return from_spec(self.text, device=self.device, dtype=self.dtype)
+        return Reranker.from_spec(self.text, device=self.device, dtype=self.dtype)
 
     def _describe(self, settings: dict[str, Any]) -> dict[str, Any]:
         from ranklens.data.extras import require

@@ -113,7 +113,8 @@ class Reranker(ABC):
         """Load a reranker by ``KIND:MODEL``; see ``ranklens.rerank.from_spec``."""
         from ranklens.rerank.from_spec import from_spec
 
-        return from_spec(spec, device=device, dtype=dtype, **settings)
+        loaded: Reranker = from_spec(spec, device=device, dtype=dtype, **settings)
+        return loaded
 
 
 def pair(request: object) -> tuple[Any, Any]:

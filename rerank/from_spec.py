@@ -14,12 +14,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ranklens.data.errors import UsageError
-
-if TYPE_CHECKING:
-    from ranklens.rerank.base import Reranker
 
 IDENTITY = "identity"
 # Modules are imported when a kind is asked for: they load torch.
@@ -53,8 +50,8 @@ def split_spec(spec: str) -> tuple[str, str]:
 
 def from_spec(
     spec: str, *, device: str | None = None, dtype: str | None = None, **settings: Any
-) -> Reranker:
-    """Load the reranker that ``spec`` names, ``attention:smollm2-135m``, with its settings.
+) -> Any:
+    """Load the ``Reranker`` that ``spec`` names, ``attention:smollm2-135m``, with its settings.
 
     The model is pulled when it is a named one that is not here yet. Settings are the keywords of
     the class's ``from_pretrained``, such as ``profile`` of attention and ``window`` of listwise.
@@ -63,8 +60,7 @@ def from_spec(
     kind, model = split_spec(spec)
     if kind == IDENTITY:
         _check_settings(spec, settings, ())
-        identity: Reranker = _class(kind)()
-        return identity
+        return _class(kind)()
     _check_settings(spec, settings, tuple(default_settings(kind)))
     _check_types(spec, settings, kind)
     return _loader(kind)(model, device=device, dtype=dtype, **settings)
@@ -80,14 +76,26 @@ def default_settings(kind: str) -> dict[str, Any]:
     }
 
 
-def _loader(kind: str) -> Callable[..., Reranker]:
-    load: Callable[..., Reranker] = _class(kind).from_pretrained
+def _loader(kind: str) -> Callable[..., Any]:
+    load: Callable[..., Any] = _class(kind).from_pretrained
     return load
 
 
 def _class(kind: str) -> Any:
     module, name = _CLASSES[kind]
     return getattr(import_module(f"ranklens.rerank.{module}"), name)
+
+
+def _check_types(spec: str, settings: dict[str, Any], kind: str) -> None:
+    """Refuse text for a number and the like before a model is loaded for it."""
+    parameters = inspect.signature(_loader(kind)).parameters
+    for name, value in settings.items():
+        # As it is written: the modules postpone annotations.
+        wanted = str(parameters[name].annotation).split(" | ")
+        if set(wanted) <= _PLAIN and type(value).__name__.replace("NoneType", "None") not in wanted:
+            raise UsageError(
+                f"{spec}: {name} must be {' or '.join(wanted)}, got {type(value).__name__}"
+            )
 
 
 def _check_settings(spec: str, settings: dict[str, Any], known: tuple[str, ...]) -> None:
