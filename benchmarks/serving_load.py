@@ -178,23 +178,27 @@ class Client:
 
 @dataclass
 class OpenLoop:
-    """Sends requests at fixed times, whatever came of those before, and waits for all of them."""
+    """Sends requests at fixed times, whatever came of those before; ``finish`` waits for all."""
 
     client: Client
     known: Sequence[Known]
     tally: Tally = field(default_factory=Tally)
     outcomes: dict[int, str] = field(default_factory=dict)
     under_way: set[int] = field(default_factory=set)
+    sent: list[asyncio.Task[None]] = field(default_factory=list)
 
-    async def run(self, rate: float, seconds: float) -> None:
-        """Send ``rate`` requests a second for so many seconds."""
+    async def send(self, rate: float, seconds: float) -> None:
+        """Send ``rate`` requests a second for so many seconds, one at least."""
         began = time.perf_counter()
-        tasks: list[asyncio.Task[None]] = []
-        for number in range(int(rate * seconds)):
-            due = began + number / rate
+        for turn in range(max(1, int(rate * seconds))):
+            due = began + turn / rate
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            tasks.append(asyncio.create_task(self._one(number, due)))
-        await asyncio.gather(*tasks)
+            self.sent.append(asyncio.create_task(self._one(len(self.sent), due)))
+        await asyncio.sleep(max(0.0, began + seconds - time.perf_counter()))
+
+    async def finish(self) -> None:
+        """Wait for what comes of all that was sent."""
+        await asyncio.gather(*self.sent)
 
     async def _one(self, number: int, due: float) -> None:
         self.under_way.add(number)
