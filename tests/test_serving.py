@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from tests.serving_fixtures import PATIENCE, WordReranker
 
 from ranklens import AttentionReranker, DocumentCache
 from ranklens.data.errors import InvalidInputError, RanklensError, UsageError
+from ranklens.data.records import Document, Query
 from ranklens.rerank.base import Ranking, checked_request
 from ranklens.rerank.serving.batching import Batches, alike_together
 from ranklens.rerank.serving.jobs import (
@@ -240,6 +242,18 @@ def test_time_that_is_up_is_said_and_the_request_is_dropped(words: WordReranker)
     assert service.close()
     assert words.next_query() == "q0"
     assert words.entered.empty()
+
+
+def test_jobs_of_one_request_have_the_time_of_one_together() -> None:
+    class Slow(WordReranker):
+        def rank(self, query: str | Query, documents: Sequence[str | Document]) -> Ranking:
+            threading.Event().wait(0.15)
+            return super().rank(query, documents)
+
+    service = service_of(Slow(), Settings(timeout=0.25))
+    with pytest.raises(UnavailableError, match=r"not answered within 0.25 s"):
+        run(service.rank_each(RankJob(f"q{i}", TEXTS) for i in range(3)))
+    assert service.close()
 
 
 def test_closing_answers_what_was_accepted_and_nothing_else(words: WordReranker) -> None:

@@ -16,6 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.serving_fixtures import PATIENCE, WordReranker, served, word_server
 
+from ranklens.rerank.serving import reception
 from ranklens.rerank.serving.about import page
 from ranklens.rerank.serving.running import is_loopback
 from ranklens.rerank.serving.service import Service
@@ -68,6 +69,7 @@ def test_metrics_of_unknown_paths_share_a_name(client: httpx.Client) -> None:
 
 def test_the_server_says_what_it_is(client: httpx.Client) -> None:
     assert client.get("/health").json() == {"status": "ok"}
+    assert (client.head("/health").status_code, client.head("/health").content) == (200, b"")
     info = client.get("/info").json()
     assert info["model_id"] == "words"
     assert info["max_client_batch_size"] == 5
@@ -214,6 +216,22 @@ def test_all_but_health_wants_the_token() -> None:
         assert counted(client)[("ranklens_rejected_total", "unauthorised")] == 11
 
 
+def test_who_asks_before_sending_a_body_is_answered_at_once() -> None:
+    head = (
+        b"POST /v2/rerank HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 2\r\nExpect: 100-continue\r\n"
+    )
+    with word_server(WordReranker(), Settings(token="s3cret")) as client:
+        with socket.create_connection(_address(client), timeout=PATIENCE) as raw:
+            raw.sendall(head + b"\r\n")
+            assert raw.recv(1000).startswith(b"HTTP/1.1 401 ")
+        with socket.create_connection(_address(client), timeout=PATIENCE) as raw:
+            raw.sendall(head + b"Authorization: Bearer s3cret\r\n\r\n")
+            assert raw.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            raw.sendall(b"{}")
+            assert raw.recv(1000).startswith(b"HTTP/1.1 422 ")
+
+
 # A model that is busy, slow or not there.
 
 
@@ -322,6 +340,25 @@ def test_what_the_time_of_grace_cut_off_is_known() -> None:
         answer = cut_off.result()
         assert (answer.status_code, answer.json()["message"]) == (503, "the server has stopped")
     assert not service.answered_all
+
+
+def test_a_body_that_never_comes_does_not_hold_up_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reception, "_LOOK", 0.01)
+    monkeypatch.setattr(reception, "_PATIENCE", 0.01)
+    service = Service(WordReranker, model="words")
+    service.start()
+    with contextlib.ExitStack() as open_still:
+        with served(service) as url, httpx.Client(base_url=url, timeout=PATIENCE) as client:
+            raw = open_still.enter_context(
+                socket.create_connection(_address(client), timeout=PATIENCE)
+            )
+            raw.sendall(b"POST /v2/rerank HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            until(lambda: counted(client)[("ranklens_held_bytes",)] == 1)
+        # Its patience is less than the time of grace.
+        assert b" 503 " in raw.recv(1000)
+    assert service.answered_all
 
 
 @pytest.mark.parametrize(

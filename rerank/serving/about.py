@@ -32,6 +32,9 @@ def router(service: Service) -> APIRouter:
         state = "stopping" if service.stopping else "failed" if service.failed else "loading"
         return JSONResponse({"status": state}, 503, {"Retry-After": "5"})
 
+    # Probes that want no body; not a second entry of the page.
+    made.add_api_route("/health", health, methods=["HEAD"], include_in_schema=False)
+
     @made.get("/info", summary="Model, limits and version")
     async def info() -> JSONResponse:
         return JSONResponse(information(service))

@@ -32,6 +32,7 @@ OPEN = frozenset({"/health"})
 _ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _DISCARDED = 2**20
 _PATIENCE = 5.0
+_LOOK = 1.0
 _REASONS = {401: "unauthorised", 413: "too_large", 429: "overload", 503: "unavailable"}
 GONE = 499
 """The status in log and metrics of a request whose client left; nobody is sent it."""
@@ -59,6 +60,11 @@ class _Exchange:
     @property
     def path(self) -> str:
         return str(self.scope["path"])
+
+    @property
+    def asks_first(self) -> bool:
+        """Whether the client sends its body only when it is told to go on."""
+        return Headers(scope=self.scope).get("expect", "").lower() == "100-continue"
 
     async def reply(self, message: Message) -> None:
         """Send on, with the request's number in the head."""
@@ -159,7 +165,7 @@ class Reception:
         try:
             async with asyncio.timeout(settings.timeout):
                 while exchange.more:
-                    part = await _part(exchange)
+                    part = await self._next_part(exchange)
                     exchange.held += len(part)
                     self._held += len(part)
                     if exchange.held > settings.max_body_bytes:
@@ -179,15 +185,25 @@ class Reception:
             ) from None
         return b"".join(parts)
 
+    async def _next_part(self, exchange: _Exchange) -> bytes:
+        """Wait for a part of the body; not when the server stops: nothing is accepted yet."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK):
+                    return await _part(exchange)
+            if self._service.stopping:
+                raise UnavailableError("the server is stopping")
+
     async def _fail(self, exchange: _Exchange, error: Exception) -> None:
         if exchange.status:
             # The head of another answer is out; all that is left is to break off.
             _log.error("a request failed in the middle of its answer", exc_info=error)
             raise error
-        # Whoever still sends would not read the answer: take a little more, then close.
-        with contextlib.suppress(TimeoutError, _GoneError):
-            async with asyncio.timeout(_PATIENCE):
-                await _discard(exchange)
+        if exchange.held or not exchange.asks_first:
+            # Whoever still sends would not read the answer: take a little more, then close.
+            with contextlib.suppress(TimeoutError, _GoneError):
+                async with asyncio.timeout(_PATIENCE):
+                    await _discard(exchange)
         response = answer_to(error, exchange.path, exchange.id)
         if exchange.more:
             response.headers["Connection"] = "close"

@@ -104,6 +104,11 @@ class Server(uvicorn.Server):
         self._service.stop()
         self.should_exit = True
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Shut down; the service knows it first, whatever the reason, and waits for no bodies."""
+        self._service.stop()
+        await super().shutdown(sockets)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handle signals, and do not raise them again after the exit: it is a good one."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextvars import ContextVar
 
 from ranklens.data.errors import InvalidInputError
@@ -137,6 +138,32 @@ class Service:
         what else cannot be ranked (HTTP 422), OverloadedError when too many requests wait and
         UnavailableError before the model is ready, while the server stops and when time is up.
         """
+        async with self._in_time():
+            return await self._rank(job)
+
+    async def rank_each(self, jobs: Iterable[RankJob]) -> list[Answer]:
+        """Return the answers of a request of several jobs, which have the time of one together.
+
+        One after another: at once, those of a single request could fill the line. Raises what
+        ``rank`` does.
+        """
+        async with self._in_time():
+            return [await self._rank(job) for job in jobs]
+
+    @contextlib.asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        timeout = self.settings.timeout
+        try:
+            async with asyncio.timeout(timeout) as limit:
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise UnavailableError(
+                f"not answered within {timeout:g} s", self.retry_after()
+            ) from None
+
+    async def _rank(self, job: RankJob) -> Answer:
         settings = self.settings
         if len(job.documents) > settings.max_documents:
             raise TooLargeError(
@@ -146,15 +173,7 @@ class Service:
         _check_numbers(job)
         with traced(job, self.model, settings.trace_documents) as answered:
             accepted = self._accept(job)
-            try:
-                async with asyncio.timeout(settings.timeout) as limit:
-                    answer = await asyncio.wrap_future(accepted.future)
-            except TimeoutError:
-                if not limit.expired():
-                    raise
-                raise UnavailableError(
-                    f"not answered within {settings.timeout:g} s", self.retry_after()
-                ) from None
+            answer = await asyncio.wrap_future(accepted.future)
             answered(answer)
         self.metrics.answered(len(job.documents), answer)
         return answer

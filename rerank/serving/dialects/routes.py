@@ -65,11 +65,12 @@ def routers(service: Service) -> list[APIRouter]:
             check_number(texts, settings.max_documents)
         request = read(ScoreRequest, body)
         request.check_model(service.model, settings.strict_model)
-        # One after another: together, the queries of a single request could fill the queue.
-        answered = [(await service.rank(job), places) for job, places in request.jobs()]
+        jobs = request.jobs()
+        answers = await service.rank_each(job for job, _ in jobs)
+        answered = [(answer, of) for answer, (_, of) in zip(answers, jobs, strict=True)]
         unread = ignored(ScoreRequest, body)
         value = score_answer(service.model, answered)
-        return json_response(value, headers=headers([answer for answer, _ in answered], unread))
+        return json_response(value, headers=headers(answers, unread))
 
     async def v1(request: Request) -> Response:
         return await _answered(request, lambda body: rerank(body, "1"))

@@ -4,8 +4,9 @@
     answer     [{"index", "score", "text"}], best first, a bare list
     errors     {"error", "error_type"}
 
-``truncate`` not given is what TEI does with ``--auto-truncate``: texts are shortened, and headers
-say by how much. ``false`` is a 413, TEI's status for too long a text, if any text is too long.
+``truncate`` not given is, as with TEI, what ``auto_truncate`` of ``/info`` says, whatever default
+TEI's OpenAPI page prints. Here it is true: texts are shortened, and headers say by how much.
+``false`` is a 413, TEI's status for too long a text, if any text is too long.
 """
 
 from __future__ import annotations
