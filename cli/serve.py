@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -110,8 +112,6 @@ def serve(
     url = url_of(listening)
 
     service = Service(lambda: _loaded(spec), settings, model=name)
-    _log_to_stderr()
-    note(f"loading {name}")
 
     def ready() -> None:
         said = {"status": "ready", "url": url, "model": name, "scale": service.scale}
@@ -119,10 +119,9 @@ def serve(
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
-    try:
+    with contextlib.closing(listening), _logging_to_stderr():
+        note(f"loading {name}")
         run(service, listening, ready)
-    finally:
-        listening.close()
     note("stopped; everything accepted was answered")
 
 
@@ -163,8 +162,9 @@ def _loaded(spec: RerankerSpec) -> Reranker:
     )
 
 
-def _log_to_stderr() -> None:
-    """Write what ranklens logs, a line for each request, to standard error."""
+@contextlib.contextmanager
+def _logging_to_stderr() -> Iterator[None]:
+    """Write what ranklens logs meanwhile, a line for each request, to standard error."""
     import logging
 
     from ranklens.cli.escape import printable
@@ -178,5 +178,11 @@ def _log_to_stderr() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(Harmless("%(asctime)s %(levelname)s %(request)s %(message)s"))
     logger = logging.getLogger("ranklens")
+    level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

@@ -34,7 +34,13 @@ def create_app(service: Service) -> FastAPI:
         await asyncio.to_thread(service.close)
 
     app = FastAPI(
-        title="ranklens", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
+        title="ranklens",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        # Behind a proxy that ends TLS it would lead to http.
+        redirect_slashes=False,
     )
     included = [about.router(service), *routers(service)]
     for router in included:
