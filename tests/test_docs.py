@@ -137,6 +137,15 @@ def _tests_of(file: str) -> set[str]:
     return {node.name for node in ast.walk(tree) if isinstance(node, functions)}
 
 
+def _needs() -> dict[str, str]:
+    """Return the sections of the page of needs by their title, number included."""
+    parts = re.split(r"^## (\d+\. .+)$", NEEDS.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {
+        title: text.partition("\n## ")[0]
+        for title, text in zip(parts[1::2], parts[2::2], strict=True)
+    }
+
+
 def _rows() -> list[list[str]]:
     lines = NEEDS.read_text(encoding="utf-8").splitlines()
     return [
@@ -149,9 +158,10 @@ def _rows() -> list[list[str]]:
 def test_every_need_has_something_that_shows_it_or_says_not_yet() -> None:
     rows = _rows()
     assert [int(row[0]) for row in rows] == list(range(1, 26))
-    for number, need, does, shown, missing in rows:
-        assert need, number
-        assert (does and "`" in shown) or missing, number
+    sections = _needs()
+    assert [f"{number}. {need}" for number, need, _ in rows] == list(sections)
+    for number, need, missing in rows:
+        assert missing or "\n* `" in sections[f"{number}. {need}"], number
 
 
 def test_what_shows_a_need_exists() -> None:
@@ -175,10 +185,11 @@ def test_what_shows_a_need_exists() -> None:
             known = known.commands[word]
 
 
-def test_what_is_in_a_row_is_a_test_or_a_command() -> None:
-    for number, _, _, shown, _ in _rows():
-        for item in re.findall(r"`([^`]+)`", shown):
-            assert re.fullmatch(r"test_\w+\.py::test_\w+|ranklens [a-z -]+", item), (number, item)
+def test_what_shows_a_need_is_a_test_or_a_command() -> None:
+    for title, text in _needs().items():
+        for item in re.findall(r"^\* (.+)$", text, re.MULTILINE):
+            shown = r"`(test_\w+\.py::test_\w+|ranklens [a-z -]+)`"
+            assert re.fullmatch(shown, item), (title, item)
 
 
 def test_the_command_line_page_has_every_command() -> None:
