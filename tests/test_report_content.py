@@ -192,8 +192,26 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     (whole / "manifest.json").write_text('{"format": 1}')
     with pytest.raises(InvalidInputError, match="not a folder of `ranklens run`"):
         read_sources([whole])
-    damaged = folder(tmp_path / "damaged", depth=0)
-    with pytest.raises(InvalidInputError, match="is damaged"):
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("depth", 0),
+        ("depth", "3"),
+        ("collection", None),
+        ("collection", {"name": "three", "checksums": None}),
+        ("queries", 3),
+        ("queries", None),
+        ("reranker", "identity"),
+        ("first_stage", [1]),
+    ],
+)
+def test_a_damaged_manifest_is_refused(tmp_path: Path, part: str, value: object) -> None:
+    damaged = folder(tmp_path / "damaged")
+    manifest = damaged / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {part: value}))
+    with pytest.raises(InvalidInputError, match=rf"is damaged: {part} is"):
         read_sources([damaged])
 
 
@@ -379,6 +397,9 @@ def test_the_environment_has_no_paths(tmp_path: Path) -> None:
     assert run == (
         "ranklens run three --retriever bm25 --reranker identity:none --depth 3 --out mine"
     )
+    few = read_sources([folder(tmp_path / "few", queries=["q1"])])
+    more = build(make_collection(), few, Choice(MEASURES))
+    assert more.commands[0].endswith("--depth 3 --limit 1 --out few")
     assert report == "ranklens report mine --collection three --reranker=attention:m x"
     assert ("mine: first stage", "retriever bm25") in content.environment
     assert str(tmp_path) not in json.dumps(content.as_json())

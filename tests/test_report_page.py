@@ -516,13 +516,22 @@ def test_what_is_not_there_is_not_shown(opened: Opener) -> None:
 
 
 def test_one_run(opened: Opener) -> None:
-    shown = report_content(queries=3, depth=3, words=5)
+    shown = report_content(queries=3, depth=3, words=90)
     shown["runs"] = shown["runs"][1:]
     shown["comparisons"] = []
     for query in shown["queries"]:
         for key in ("values", "lists"):
             del query[key][FIRST]
-    page = opened(shown)
+    blank, untitled, *_ = shown["queries"][0]["lists"][RERANKED]
+    blank["score"] = -0.25
+    shown["documents"][untitled["doc"]]["title"] = ""
+    shown["documents"][blank["doc"]] = {"title": " ", "text": "\n\t", "cut": False}
+    page = opened(shown, viewport={"width": 700, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 700
+    row = page.locator(".row").first
+    expect(row.locator(".name")).to_have_text(blank["doc"])
+    row.click()
+    expect(page.locator(".body .facts").first).to_contain_text("score \N{MINUS SIGN}0.25")
     expect(page.locator("#summary")).to_contain_text(
         "has nDCG@10 0.571 (95% interval 0.501 to 0.641)"
     )

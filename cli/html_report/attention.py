@@ -296,8 +296,8 @@ def _said(profile: Profile, adds_up: bool) -> str:
     )
     return (
         f"The {what} that the query's tokens pay to a token{compared}, summed over {heads}; as a "
-        f"share of the largest in the query's list. {total}. Read off, not caused: `ranklens "
-        "explain` tests it by erasing."
+        f"share of the largest in the query's list. {total}. Read off, not caused: "
+        "ranklens explain tests it by erasing."
     )
 
 

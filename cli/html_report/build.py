@@ -115,7 +115,7 @@ def build(
         agreement=agreed,
         environment=environment(sources, None if read is None else read.with_what),
         warnings=tuple(dict.fromkeys(warnings)),
-        commands=commands(sources, choice.arguments),
+        commands=commands(collection, sources, choice.arguments),
     )
 
 

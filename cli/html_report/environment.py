@@ -29,10 +29,13 @@ def environment(
     return tuple((name, value) for name, value in rows if value)
 
 
-def commands(sources: Sequence[Source], arguments: Sequence[str]) -> tuple[str, ...]:
+def commands(
+    collection: Collection, sources: Sequence[Source], arguments: Sequence[str]
+) -> tuple[str, ...]:
     """Return the commands that made the runs, as far as manifests tell, and the report."""
+    every = [query.id for query in collection.queries]
     found = [
-        _run_command(source.label, source.manifest)
+        _run_command(source.label, source.manifest, every)
         for source in sources
         if source.role == "reranked" and source.manifest is not None
     ]
@@ -83,10 +86,12 @@ def _of_run(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def _run_command(label: str, manifest: Mapping[str, Any]) -> str:
+def _run_command(label: str, manifest: Mapping[str, Any], every: Sequence[str]) -> str:
     reranker = manifest.get("reranker") or {}
     first = manifest.get("first_stage") or {}
     profile = reranker.get("profile")
+    queries = manifest["queries"]
+    limited = len(queries) < len(every) and queries == every[: len(queries)]
     known = {
         "--retriever": first.get("retriever"),
         # A run that was given is known by its content only, which lies in the folder too.
@@ -94,6 +99,7 @@ def _run_command(label: str, manifest: Mapping[str, Any]) -> str:
         "--reranker": f"{reranker.get('kind')}:{reranker.get('model')}",
         "--profile": profile.get("name") if isinstance(profile, dict) else profile,
         "--depth": manifest.get("depth"),
+        "--limit": len(queries) if limited else None,
         "--out": label,
     }
     name = str(manifest["collection"].get("name"))

@@ -133,14 +133,32 @@ def _folder(path: Path, label: str) -> tuple[Source, Source]:
             f"the run in {path} is not finished ({lacking[0]} is not there yet); the same "
             "`ranklens run` goes on with it"
         )
-    depth = said.get("depth")
-    if not isinstance(depth, int) or depth < 1 or not isinstance(said["collection"], dict):
-        raise InvalidInputError(f"{manifest} is damaged: it has no depth, or no collection")
+    _check(said, manifest)
+    depth = said["depth"]
     candidates, reranked = map(read_run, files)
     return (
         Source("", label, "first stage", candidates, depth, None, said),
         Source(label, label, "reranked", reranked, depth, candidates, said),
     )
+
+
+def _check(said: Manifest, manifest: Path) -> None:
+    """Raise InvalidInputError for a manifest whose parts are not what reports read of them."""
+    depth = said.get("depth")
+    shapes = {
+        "depth": isinstance(depth, int) and depth >= 1,
+        "collection": isinstance(said["collection"], dict)
+        and isinstance(said["collection"].get("checksums", {}), dict),
+        "queries": isinstance(said.get("queries"), list),
+        "reranker": isinstance(said["reranker"], dict),
+        "first_stage": isinstance(said.get("first_stage"), dict),
+    }
+    wrong = [name for name, right in shapes.items() if not right]
+    if wrong:
+        raise InvalidInputError(
+            f"{manifest} is damaged: {', '.join(wrong)} is not there or no value that "
+            "`ranklens run` writes"
+        )
 
 
 def _alike(known: Source, first: Source) -> bool:

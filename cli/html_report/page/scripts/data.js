@@ -12,6 +12,11 @@ function number(value, digits = 3) {
   return Number(text) === 0 ? text.replace("-", "") : text.replace("-", MINUS);
 }
 
+/** Returns a number with the digits that it came with. */
+function exact(value) {
+  return value === null || value === undefined ? "–" : String(value).replaceAll("-", MINUS);
+}
+
 function signed(value, digits = 3) {
   const text = number(value, digits);
   return value > 0 && Number(text) !== 0 ? `+${text}` : text;

@@ -39,7 +39,7 @@ function rankingList(query, run, other, page, first = false) {
     const head = html("button", { type: "button", class: "row", "aria-expanded": "false" },
       html("span", { class: "rank" }, String(i + 1)),
       judged ? chip(listed.grade) : null,
-      isolated(found?.title || found?.text.slice(0, 200) || listed.doc, { class: "name" }),
+      isolated(found?.title.trim() || found?.text.trim().slice(0, 200) || listed.doc, { class: "name" }),
       other ? html("span", {
         class: `move ${kind}`, role: "img", title: words, "aria-label": words,
       }, mark)
@@ -63,12 +63,12 @@ function documentBody(query, run, listed, page) {
   const found = at(content.documents, listed.doc);
   const facts = [
     html("span", { class: "id" }, isolated(listed.doc)),
-    `score ${listed.score ?? "–"}`,
+    `score ${exact(listed.score)}`,
     listed.grade === null ? "not judged" : `grade ${listed.grade}`,
   ];
   const seen = at(at(content.attention?.documents, query.id), listed.doc);
   if (seen && run !== content.attention.run) {
-    facts.push(`score by attention ${seen.score ?? "–"}`);
+    facts.push(`score by attention ${exact(seen.score)}`);
   }
   if (seen?.tokens_cut) facts.push(`${counted(seen.tokens_cut, "token")} not read by the model`);
   const line = html("p", { class: "facts" },
