@@ -15,10 +15,12 @@ def absent_judged(collection: Collection) -> tuple[str, ...]:
     Only files of moderate size are looked through: ir_datasets may have to fetch its documents.
     What is wrong with the files is not said here.
     """
+    judged = {doc_id for grades in collection.qrels.values() for doc_id in grades}
+    if not judged:
+        return ()
     documents = collection.documents
     if not isinstance(documents, FileDocuments) or documents.size() > _LARGEST:
         return ()
-    judged = {doc_id for grades in collection.qrels.values() for doc_id in grades}
     found: set[str] = set()
     for _, document in documents.read(lambda error: None):
         if document.id in judged:

@@ -145,6 +145,18 @@ def test_run_files_are_compared_with_the_first(
     assert value["commands"][-1].startswith("ranklens report all.run turned.run --collection coll")
 
 
+def test_without_judgements_there_are_lists(call: Call, collection: Path, tmp_path: Path) -> None:
+    description = collection / "collection.toml"
+    lines = description.read_text().splitlines(keepends=True)
+    description.write_text("".join(line for line in lines if not line.startswith("qrels")))
+    done = call("report", collection / "all.run", "--collection", collection)
+    assert done.returncode == 0, done.stderr
+    assert "nothing is judged" in done.stderr
+    value = content(tmp_path / "report.html")
+    assert value["measures"] == []
+    assert all(query["lists"]["all"] for query in value["queries"])
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
