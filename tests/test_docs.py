@@ -157,11 +157,12 @@ def _rows() -> list[list[str]]:
 
 def test_every_need_has_something_that_shows_it_or_says_not_yet() -> None:
     rows = _rows()
-    assert [int(need.partition(".")[0]) for need, _ in rows] == list(range(1, 26))
+    assert [int(need.partition(".")[0]) for need, _, _ in rows] == list(range(1, 26))
     sections = _needs()
-    assert [need for need, _ in rows] == list(sections)
-    for need, missing in rows:
-        assert missing or "\n* `" in sections[need], need
+    assert [need for need, _, _ in rows] == list(sections)
+    for need, shown, missing in rows:
+        assert shown or missing, need
+        assert not shown or f"\n* {shown}\n" in f"{sections[need]}\n", need
 
 
 def test_what_shows_a_need_exists() -> None:
