@@ -32,7 +32,7 @@ def absent_judged(collection: Collection) -> tuple[str, ...]:
         doc_id
         for grades in collection.qrels.values()
         for doc_id, grade in grades.items()
-        if grade > 0 and doc_id in absent
+        if grade >= collection.relevance_level and doc_id in absent
     }
     return (
         f"{len(absent)} of {len(judged)} judged documents are not in the collection (first: "
