@@ -53,8 +53,7 @@ from serving_load import (
 )
 
 from ranklens import Reranker, load_collection
-from ranklens.rerank.scales import unit_interval
-from ranklens.rerank.serving.batching import score_map
+from ranklens.rerank.scales import score_map_of, unit_interval
 
 DOCUMENTS, CHARACTERS = 8, 120
 CONNECTIONS = 8
@@ -260,7 +259,7 @@ def _known_requests(spec: str) -> list[Known]:
         if number % 5 != 1:
             documents = draw.sample(texts, DOCUMENTS)
         ranking = reranker.rank(query.text, documents)
-        scores = unit_interval(ranking, score_map(reranker))
+        scores = unit_interval(ranking, score_map_of(reranker))
         body = json.dumps({"query": query.text, "documents": documents, "return_documents": False})
         known.append(
             Known(

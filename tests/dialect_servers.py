@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import uvicorn
+from tests.tiny_decoder import SIZES, byte_tokenizer
 
 from ranklens.data.device import Placement
 from ranklens.data.errors import NumericalError
@@ -59,35 +60,12 @@ class WordsReranker(Reranker):
 def tiny_reranker(profile: Profile) -> AttentionReranker:
     """Return a reranker with a random decoder of two layers; every byte is a token or more."""
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        show_progress=False,
-    )
-    bpe.train_from_iterator(["Please find information relevant to the paragraphs."], trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        eos_token="<|im_end|>",
-        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
-    )
+    tokenizer = byte_tokenizer(["Please find information relevant to the paragraphs."], 300)
     torch.manual_seed(1)
     config = AutoConfig.for_model(
-        "llama",
-        vocab_size=bpe.get_vocab_size(),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        initializer_range=0.3,
+        "llama", vocab_size=len(tokenizer), max_position_embeddings=2048, **SIZES
     )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     engine = AttentionEngine(model, tokenizer, Placement("cpu", "float32", "a test"))

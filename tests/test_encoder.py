@@ -17,6 +17,7 @@ from ranklens.data.models import resolve
 
 pytest_plugins = ["dense_fixtures"]
 
+NO_POOLING: dict[str, Any] = {"pooling": "max"}
 TEXTS = [
     "bread is baked in an oven",
     "sort",
@@ -188,7 +189,7 @@ def test_settings_tell_two_models_and_two_ways_apart(
 
 def test_what_cannot_be_used_is_refused_by_name(tiny_encoder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"unknown pooling 'max'; choose mean, cls, lasttoken"):
-        Encoder(str(tiny_encoder), pooling="max")  # type: ignore[arg-type]
+        Encoder(str(tiny_encoder), **NO_POOLING)
     with pytest.raises(UsageError, match="max_tokens must be at least 1, got 0"):
         Encoder(str(tiny_encoder), max_tokens=0)
     with pytest.raises(UsageError, match="reads at most 64 tokens, not 65"):

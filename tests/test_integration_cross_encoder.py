@@ -28,6 +28,7 @@ pytest_plugins = ["integration_fixtures"]
 BREAD, SOIL = "bread oven", "soil tomatoes"
 TEXTS = ["tomatoes", "bread oven", "bread"]
 SCORES = [-0.01, 1.98, 0.99]
+NO_OPTION: dict[str, Any] = {"processing_kwargs": {}}
 
 
 @pytest.fixture
@@ -139,7 +140,7 @@ def test_options_that_mean_nothing_are_refused(
         with pytest.raises(UsageError, match=reason):
             encoder.rank(BREAD, TEXTS, **option)
     with pytest.raises(TypeError, match="processing_kwargs"):
-        encoder.predict([(BREAD, "bread")], processing_kwargs={})  # type: ignore[call-arg]
+        encoder.predict([(BREAD, "bread")], **NO_OPTION)
 
 
 @pytest.mark.parametrize(

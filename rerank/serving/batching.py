@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from ranklens.data.errors import InvalidInputError
-from ranklens.data.score_map import ScoreMap
 from ranklens.rerank.attention_reranker import AttentionReranker
 from ranklens.rerank.base import Ranking, Reranker, checked_request
-from ranklens.rerank.scales import unit_interval
+from ranklens.rerank.scales import score_map_of, unit_interval
 from ranklens.rerank.serving.jobs import Answer, FoundSpan, Result
 from ranklens.rerank.serving.limits import Limited, limited
 from ranklens.rerank.serving.settings import Settings
@@ -116,7 +115,7 @@ class Batches:
         scores = (
             [ranked.score for ranked in ranking]
             if job.raw_scores
-            else unit_interval(ranking, score_map(self._reranker))
+            else unit_interval(ranking, score_map_of(self._reranker))
         )
         unread = {ranked.index: ranked.tokens_cut for ranked in ranking}
         results = [
@@ -136,11 +135,6 @@ class Batches:
             tokens_cut=sum(cut) + one.texts.query.tokens_cut,
             documents_cut=sum(1 for tokens in cut if tokens),
         )
-
-
-def score_map(reranker: Reranker) -> ScoreMap | None:
-    """Return the map of a reranker's scores to probabilities, where it has one."""
-    return reranker.profile.score_map if isinstance(reranker, AttentionReranker) else None
 
 
 def alike_together(

@@ -14,7 +14,8 @@ from contextvars import ContextVar
 from ranklens.data.errors import InvalidInputError
 from ranklens.rerank.attention_reranker import AttentionReranker
 from ranklens.rerank.base import Reranker, checked_request
-from ranklens.rerank.serving.batching import Batches, score_map
+from ranklens.rerank.scales import score_map_of
+from ranklens.rerank.serving.batching import Batches
 from ranklens.rerank.serving.jobs import (
     Answer,
     FoundSpan,
@@ -90,7 +91,7 @@ class Service:
     @property
     def scale(self) -> str:
         """What scores are when they are not raw: ``probability`` or ``logistic-z``."""
-        known = self.reranker is not None and score_map(self.reranker) is not None
+        known = self.reranker is not None and score_map_of(self.reranker) is not None
         return "probability" if known else "logistic-z"
 
     def begin(self) -> None:
