@@ -46,6 +46,7 @@ def calibrate(
     from ranklens.cli.output import check_output, note, print_json, print_table, warn
     from ranklens.cli.progress import progress
     from ranklens.cli.stages import request_numbers
+    from ranklens.data.models.naming import name_of
     from ranklens.data.score_map import (
         FittedOn,
         Method,
@@ -96,7 +97,7 @@ def calibrate(
         fitted.knots,
         FittedOn(
             collection=loaded.name,
-            model=Path(model).name if Path(model).expanduser().is_dir() else model,
+            model=name_of(model),
             revision=reranker.model.revision if reranker.model else None,
             candidates=candidates or "bm25",
             depth=depth,

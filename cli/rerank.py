@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -126,6 +125,7 @@ def rerank(
 def _scale(scale: str, threshold: float | None, spec: RerankerSpec, depth: int) -> Scale:
     """Return the scale, refused before the work where the profile does not have it."""
     from ranklens.cli.output import warn
+    from ranklens.data.models.naming import name_of
     from ranklens.rerank.profile_file import load_profile
     from ranklens.rerank.scales import SCALES
 
@@ -150,7 +150,7 @@ def _scale(scale: str, threshold: float | None, spec: RerankerSpec, depth: int) 
                     f"{depth} scores are others, and probabilities may be off"
                 ]
             )
-        named = Path(spec.model).name if Path(spec.model).expanduser().is_dir() else spec.model
+        named = name_of(spec.model)
         if made is not None and made.model != named:
             warn([f"the profile's score_map was fitted with {made.model}, not {named}"])
     for known in SCALES:

@@ -83,11 +83,11 @@ def serve(
     from ranklens.data.extras import require
 
     require("server", "fastapi", "prometheus_client", "uvicorn")
+    from ranklens.data.models.naming import name_of
     from ranklens.rerank.serving.running import bound, is_loopback, url_of
     from ranklens.rerank.serving.running import serve as run
     from ranklens.rerank.serving.service import Service
     from ranklens.rerank.serving.settings import Settings
-    from ranklens.rerank.shortening import name_of
 
     token = _token(token_file)
     if token is None and not no_token and not is_loopback(host):

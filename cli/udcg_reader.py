@@ -187,13 +187,11 @@ def _loaded(model: str, device: str | None, dtype: str | None) -> tuple[CausalLM
     from ranklens.cli.output import note
     from ranklens.cli.specs import pull_model
     from ranklens.data.causal_lm import CausalLM
+    from ranklens.data.models.naming import name_of
 
     pull_model(model)
     note(f"loading {model}")
-    folder = Path(model).expanduser()
-    # The path of a folder says nothing to others who read the file.
-    name = folder.resolve().name if folder.is_dir() else model
-    return CausalLM.load(model, device, dtype), name
+    return CausalLM.load(model, device, dtype), name_of(model)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.models import ResolvedModel, resolve
+from ranklens.data.models.naming import name_of
 from ranklens.data.parts import Parts, Passages, combine, split
 from ranklens.data.pieces import PieceTokenizer
 from ranklens.data.records import Document, Query
@@ -29,7 +30,7 @@ from ranklens.rerank.profile_file import default_profile, load_profile
 from ranklens.rerank.prompt import PromptBuilder, PromptLayout, orders
 from ranklens.rerank.scales import shares
 from ranklens.rerank.scores import document_scores
-from ranklens.rerank.shortening import name_of, shorten
+from ranklens.rerank.shortening import shorten
 
 if TYPE_CHECKING:
     from ranklens.rerank.kv.cache import DocumentCache

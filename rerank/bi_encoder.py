@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 from ranklens.data.encoder import Encoder, Pooling
 from ranklens.data.models import resolve
+from ranklens.data.models.naming import name_of
 from ranklens.data.pieces import PieceTokenizer
 from ranklens.data.records import Document, Query
 from ranklens.rerank.base import Ranking, Reranker, Shortened, check_scores, checked_request
-from ranklens.rerank.shortening import name_of, shorten
+from ranklens.rerank.shortening import shorten
 
 _log = logging.getLogger(__name__)
 

@@ -14,11 +14,12 @@ from ranklens.data.device import Placement, choose_placement
 from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.data.extras import require
 from ranklens.data.models.loading import lacking, readable_positions
+from ranklens.data.models.naming import name_of
 from ranklens.data.pieces import PieceTokenizer
 from ranklens.data.records import Document, Query
 from ranklens.data.token_budget import MIN_DOCUMENT_TOKENS
 from ranklens.rerank.base import Ranking, Reranker, Shortened, check_scores, checked_request
-from ranklens.rerank.shortening import name_of, shorten
+from ranklens.rerank.shortening import shorten
 
 if TYPE_CHECKING:
     import torch

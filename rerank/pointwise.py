@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from ranklens.data.causal_lm import CausalLM
 from ranklens.data.chat import Text, Turn
 from ranklens.data.errors import InvalidInputError, UsageError
+from ranklens.data.models.naming import name_of
 from ranklens.data.records import Document, Query
 from ranklens.rerank.base import Ranking, Reranker, Shortened, check_scores, checked_request
-from ranklens.rerank.shortening import name_of, shorten
+from ranklens.rerank.shortening import shorten
 
 INSTRUCTION = (
     "Judge whether the passage answers the query, or helps to. Answer with one word, yes or no."

@@ -1,10 +1,9 @@
-"""What all rerankers share that know tokens: names of models, and texts cut to tokens."""
+"""Texts cut to tokens, as every reranker counts its own."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from ranklens.data.errors import InvalidInputError
 from ranklens.rerank.base import Shortened
@@ -13,12 +12,6 @@ Offsets = Sequence[tuple[int, int]]
 """For each token its half-open range of code points."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-def name_of(model: str) -> str:
-    """Return what results call a model: its name, or its folder's, which may lie anywhere."""
-    folder = Path(model).expanduser()
-    return folder.resolve().name if folder.is_dir() else model
 
 
 def shorten(

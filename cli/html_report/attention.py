@@ -16,6 +16,7 @@ from ranklens.cli.html_report.content import (
     ShownDocument,
 )
 from ranklens.data.errors import InvalidInputError, RanklensError
+from ranklens.data.models.naming import name_of
 from ranklens.data.records import Document, Query
 from ranklens.data.runs import Run
 
@@ -117,7 +118,7 @@ def read_attention(
         Attention(
             run=task.run,
             profile=profile.name,
-            model=model_name(model.spec) if model else "",
+            model=name_of(model.spec) if model else "",
             adds_up=adds_up,
             raw=bool(profile.calibration.nulls),
             what=_said(profile, adds_up) + _of_whom(task),
@@ -305,10 +306,3 @@ def _of_whom(task: Task) -> str:
     if task.scores is not None:
         return ""
     return f" Read over the first {task.depth} documents of {task.run}, whose order is another's."
-
-
-def model_name(spec: str) -> str:
-    """Return a model's name; of a folder its last part: where it lies is nobody's business."""
-    from pathlib import Path
-
-    return Path(spec).name if Path(spec).expanduser().is_dir() else spec

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ranklens.cli.html_report.attention import Task, model_name, read_attention
+from ranklens.cli.html_report.attention import Task, read_attention
 from ranklens.cli.html_report.content import Attention, ReportedQuery, ShownDocument
 from ranklens.cli.html_report.sources import Manifest, Source
 from ranklens.cli.output import note
 from ranklens.cli.progress import progress
 from ranklens.data.errors import MissingPrerequisiteError, MissingResourceError, UsageError
+from ranklens.data.models.naming import name_of
 from ranklens.data.records import Document, Query
 from ranklens.data.runs import Run
 from ranklens.rerank.profile import Profile
@@ -89,7 +90,7 @@ class Reader:
             )
         placement = reranker.engine.placement
         now = {
-            "model": model_name(self.model),
+            "model": name_of(self.model),
             "revision": reranker.model.revision if reranker.model else "",
             "profile": self.profile.name,
             "device": placement.device,

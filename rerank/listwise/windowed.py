@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from ranklens.data.causal_lm import CausalLM
 from ranklens.data.errors import UsageError
+from ranklens.data.models.naming import name_of
 from ranklens.data.records import Document, Query
 from ranklens.rerank.base import Ranking, Reranker, Shortened, check_scores, checked_request
 from ranklens.rerank.listwise.permutation import Permutation
 from ranklens.rerank.listwise.windows import check_windows, sliding
-from ranklens.rerank.shortening import name_of, shorten
+from ranklens.rerank.shortening import shorten
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ import math
 import random
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
 from ranklens.data.errors import InvalidInputError
+from ranklens.data.models.naming import name_of
 from ranklens.data.records import Document, Query
 from ranklens.rerank.attention_reranker import AttentionReranker
 from ranklens.rerank.base import checked_request
@@ -80,10 +80,9 @@ def measure_positions(
         )
     by_slot = list(zip(*by_list, strict=True))
     model = reranker.model
-    # Where a folder lies is the machine's business.
     name = model.spec if model else str(reranker.engine.config.name_or_path)
     return PositionProfile(
-        model=Path(name).name if Path(name).expanduser().is_dir() else name,
+        model=name_of(name),
         revision=model.revision if model else None,
         profile=reranker.profile.name,
         dtype=reranker.engine.placement.dtype,
