@@ -172,7 +172,8 @@ class PoolingChoice:
     deviations of their document (None leaves out none). ``reduce`` adds the kept tokens up,
     averages them, or averages the ``top_k`` highest. ``length_exponent`` α divides a sum by
     (number of kept tokens)^α. ``idf`` weights a token by how few of the candidates contain it,
-    ``entropy`` > 0 damps a score that few tokens carry; see ``scores``.
+    ``entropy`` > 0 damps a score that few tokens carry; see ``scores``. ``scale`` ``log`` takes
+    the logarithm of what a document has then.
     """
 
     drop_below_stds: float | None
@@ -181,6 +182,7 @@ class PoolingChoice:
     length_exponent: float = 0.0
     idf: bool = False
     entropy: float = 0.0
+    scale: Literal["plain", "log"] = "plain"
 
     def __post_init__(self) -> None:
         at_least("pooling.top_k", self.top_k, 1)
@@ -238,15 +240,26 @@ class Profile:
                 f"signal.rows {self.signal.rows!r} names tokens that prompt.blocks does not tell "
                 f"apart; choose {', '.join(map(repr, _ROWS_OF_BLOCKS))}"
             )
-        if self.calibration.compare != "log-ratio":
-            return
+        if self.pooling.scale == "log" and self.calibration.nulls:
+            raise InvalidInputError(
+                "pooling.scale 'log' has no logarithm of a difference; set calibration.nulls to "
+                "[], or pooling.scale to 'plain' and calibration.compare to 'log-ratio'"
+            )
+        for name, value in (
+            ("calibration.compare 'log-ratio'", self.calibration.compare == "log-ratio"),
+            ("pooling.scale 'log'", self.pooling.scale == "log"),
+        ):
+            if value:
+                self._check_logarithm(name)
+
+    def _check_logarithm(self, name: str) -> None:
         if self.signal.values == "logits":
-            raise InvalidInputError("calibration.compare 'log-ratio' needs signal.values attention")
+            raise InvalidInputError(f"{name} needs signal.values attention")
         negative = any(weight < 0 for weight in (self.signal.heads or {}).values())
         if negative and self.signal.combine == "tokens":
             raise InvalidInputError(
-                "calibration.compare 'log-ratio' has no logarithm of a sum with negative weights; "
-                "set signal.combine to 'documents'"
+                f"{name} has no logarithm of a sum with negative weights; set signal.combine to "
+                "'documents'"
             )
 
     def prompt_digest(self) -> str:

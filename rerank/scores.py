@@ -72,7 +72,8 @@ def per_head_scores(
         return pool(tokens, layout.spans, profile.pooling)
 
     if null is None:
-        return pooled(own)
+        found = pooled(own)
+        return torch.log(found.clamp_min(_TINY)) if profile.pooling.scale == "log" else found
     if profile.calibration.compare == "difference":
         return pooled(own - null)
     # An empty document has no mass with either query: a ratio of one.

@@ -1,0 +1,1 @@
+"""Training a decoder's attention to point at the right documents."""
