@@ -127,6 +127,8 @@ def merge_adapter(model: Any, folder: Path, *, layers: int | None = None) -> Non
     try:
         with safe_open(file, framework="pt") as stored:
             names = stored.keys()
+            if not names:
+                raise InvalidInputError(f"{file}: there are no weights in it")
             for key in names:
                 module, part = _module(key, file, linear)
                 if module in linear:
@@ -171,8 +173,6 @@ def _check_complete(pairs: Mapping[str, Any], wanted: set[str], file: Path) -> N
     def first(names: Iterable[str]) -> str:
         return sorted(names)[0]
 
-    if not pairs and not wanted:
-        raise InvalidInputError(f"{file}: nothing in it is for a layer that is read")
     half = [name for name, pair in pairs.items() if len(pair) < 2]
     if absent := (wanted - pairs.keys()) | set(half):
         raise InvalidInputError(
