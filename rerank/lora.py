@@ -195,7 +195,8 @@ def _check_pair(
         if tuple(tensor.shape) != expected:
             raise InvalidInputError(
                 f"{file}: lora_{part} of {name} has the shape {list(tensor.shape)}, "
-                f"the model needs {list(expected)}; the adapter was made for another one"
+                f"the model and a rank of {rank} need {list(expected)}; the adapter was made for "
+                "another one"
             )
         if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
             raise InvalidInputError(f"{file}: lora_{part} of {name} holds NaN, Inf or no floats")

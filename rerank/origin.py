@@ -64,8 +64,9 @@ def _of_model(profile: Profile, made: Origin, model: ResolvedModel) -> list[str]
         return [
             f"profile {profile.name!r} was made with {made.model}, not with {model.spec}: {why}"
         ]
-    # A folder's identity is a digest of its files, a hub model's its commit.
-    if made.revision in (None, model.revision) or Path(model.spec).is_dir():
+    # A whole model's folder has a digest of its files for an identity, a hub model its commit.
+    whole_folder = model.adapter is None and Path(model.spec).is_dir()
+    if whole_folder or made.revision in (None, model.revision):
         return []
     return [
         f"profile {profile.name!r} was made with revision {made.revision} of {made.model}; "
