@@ -66,7 +66,7 @@ def read_lora(folder: Path) -> Lora:
     rank, alpha = settings.get("r"), settings.get("lora_alpha")
     if type(rank) is not int or rank < 1:
         raise refuse("r", "it must be a whole number of at least 1")
-    if type(alpha) not in (int, float) or not math.isfinite(alpha):
+    if not isinstance(alpha, int | float) or not 0 < abs(alpha) < math.inf:
         raise refuse("lora_alpha", "it must be a number")
     scale = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
     return Lora(rank, scale, _targets(settings, refuse))

@@ -6,7 +6,10 @@ import dataclasses
 import json
 import logging
 import math
+import re
 import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,6 +32,9 @@ from ranklens.rerank.profile_file import default_profile, load_profile, save_pro
 from ranklens.rerank.scores import document_scores
 from ranklens.rerank.training.adapter import save_adapter
 
+pytest_plugins = ["cli_fixtures"]
+
+Call = Callable[..., subprocess.CompletedProcess[str]]
 QUERY = "what is the capital of france"
 DOCUMENTS = [
     Document("paris", "Paris is the capital of France.", title="Paris"),
@@ -396,3 +402,65 @@ def test_layers_fewer_than_the_adapters(base: Path, trained: Path) -> None:
     torch.testing.assert_close(
         short.read(layout).mass, full.read(layout).mass[:heads], atol=1e-6, rtol=1e-5
     )
+
+
+def test_the_program_knows_a_shipped_model(call: Call, shipped: Path, base: Path) -> None:
+    models = {
+        one["name"]: one for one in json.loads(call("models", "list", "--json").stdout)["models"]
+    }
+    one = models[NAME]
+    assert (one["state"], one["base"], one["path"]) == ("present", str(base), str(shipped))
+    assert models["smollm2-135m"]["base"] is None
+    (line,) = (line for line in call("models", "list").stdout.splitlines() if NAME in line)
+    assert line.split()[-1] == "0.0", "small ones have a digit behind the point"
+    assert call("models", "path", NAME).stdout == call("models", "pull", NAME).stdout
+    found = json.loads(call("models", "path", NAME, "--json").stdout)
+    assert (found["path"], found["base"]) == (str(shipped), str(base))
+    assert found["revision"] == resolve(NAME).revision
+    assert NAME in json.loads(call("doctor", "--json").stdout)["models"]
+
+
+def test_a_run_and_its_report_say_which_model_it_was(
+    call: Call, collection: Path, shipped: Path, tmp_path: Path
+) -> None:
+    run = ("run", collection, "--reranker", f"attention:{NAME}", "--depth", 4, "--out", "mine")
+    made = call(*run)
+    assert made.returncode == 0, made.stderr
+    assert "was made with" not in made.stderr
+    said = json.loads((tmp_path / "mine" / "manifest.json").read_text())["reranker"]
+    revision = resolve(NAME).revision
+    assert (said["model"], said["revision"], said["profile"]["name"]) == (NAME, revision, NAME)
+    assert str(tmp_path) not in json.dumps(said)
+    assert call(*run).returncode == 0, "nothing has changed"
+
+    page = tmp_path / "report.html"
+    done = call("report", "mine", "--collection", collection, "-o", page, "--json")
+    assert done.returncode == 0, done.stderr
+    value = json.loads(done.stdout)
+    assert value["coloured_queries"] == 4
+    assert not [text for text in value["warnings"] if "scores of" in text or "revision" in text]
+    script = re.search(
+        r'<script[^>]*"application/json"[^>]*>(.*?)</script>', page.read_text(), re.S
+    )
+    assert script is not None
+    content = json.loads(script[1])
+    attention = content["attention"]
+    assert (attention["adds_up"], attention["raw"]) == (False, False)
+    assert "made of the logarithms" in attention["what"]
+    assert (content["heads"]["layers"], content["heads"]["heads"]) == (LAYERS, 4)
+
+    config = shipped / "adapter_config.json"
+    config.write_text(config.read_text().replace('"lora_alpha": 5', '"lora_alpha": 6'))
+    other = call(*run)
+    assert other.returncode == 5
+    assert "holds a run with other settings" in other.stderr
+    assert "revision" in other.stderr
+
+
+def test_explaining_says_that_it_does_not_add_up(call: Call, shipped: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("Paris is the capital of France.")
+    (tmp_path / "two.txt").write_text("Soil for a guitar.")
+    asked = ("explain", QUERY, "one.txt", "two.txt", "--reranker", f"attention:{NAME}")
+    value = json.loads(call(*asked, "--json").stdout)
+    assert value["profile"] == NAME
+    assert [one["adds_up"] for one in value["documents"]] == [False, False]

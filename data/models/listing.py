@@ -66,7 +66,9 @@ def _trained(name: str, place: Path) -> InstalledModel:
     except RanklensError as error:
         return InstalledModel(name, "damaged", place, size, "", str(error))
     below = REGISTRY.get(base)
-    licence = said.get("licence") or (below.licence if below else "")
+    of_base = said.get("base")
+    licence = said.get("licence") or (of_base.get("licence") if isinstance(of_base, dict) else "")
+    licence = licence or (below.licence if below else "")
     description = said.get("description") or f"{base}, trained for its attention to be read"
     state: Literal["present", "not pulled", "damaged"] = "present"
     try:
