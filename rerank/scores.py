@@ -5,9 +5,12 @@ With a(j) the attention of a query to token j and b(j) that of the content-free 
     b = λ · mean over nulls with instruction + (1 − λ) · mean over nulls without
     difference     score(d) = pool_{j in d} (a(j) − b(j))
     log-ratio      score(d) = log pool_{j in d} a(j) − log pool_{j in d} b(j)
+    scale log      score(d) = log pool_{j in d} a(j), without content-free queries
 
 ICR (arXiv 2410.02642) is the difference with λ = 1; λ as in arXiv 2609.17764. Where a profile
 combines heads by documents, the formulas hold for each head and scores are summed by weight.
+Weights of logarithms may add up to anything, so one without any attention to take a logarithm of
+would come first or last by chance: it shares the lowest score of the list.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     import torch
 
 _TINY = 1e-30
+# What only a document without any attention lies below.
+_LEAST = math.log(2 * _TINY)
 
 
 def document_scores(
@@ -45,6 +50,8 @@ def document_scores(
     for query in range(layout.queries):
         values = per_head_scores(by_head, layout, profile, query)
         total = torch.tensor(weights, dtype=torch.float64) @ values
+        if profile.pooling.scale == "log":
+            total = _nothing_last(total, values)
         if profile.calibration.temperature is not None:
             total = torch.softmax(total / profile.calibration.temperature, dim=0)
         if not bool(total.isfinite().all()):
@@ -54,6 +61,14 @@ def document_scores(
             )
         scores.append([float(value) for value in total])
     return scores
+
+
+def _nothing_last(total: torch.Tensor, logs: torch.Tensor) -> torch.Tensor:
+    """Return scores [documents] in which those without attention of any head have the lowest."""
+    nothing = (logs < _LEAST).all(0)
+    if bool(nothing.all()):
+        return total
+    return total.masked_fill(nothing, float(total[~nothing].min()))
 
 
 def per_head_scores(

@@ -125,6 +125,16 @@ def test_icr_is_the_paper_s() -> None:
         (icr(calibration__nulls="N/A"), "calibration.nulls must be a JSON list, got 'N/A'"),
         (icr(calibration__nulls=["N/A", 7]), "calibration.nulls[1] must be str, got 7"),
         # Pooling.
+        (icr(pooling__scale="ln"), "pooling.scale is 'ln'; it must be 'plain' or 'log'"),
+        (icr(pooling__scale="log"), "pooling.scale 'log' has no logarithm of a difference"),
+        (
+            icr(pooling__scale="log", calibration__nulls=[], signal__values="logits"),
+            "pooling.scale 'log' needs signal.values attention",
+        ),
+        (
+            icr(pooling__scale="log", calibration__nulls=[], signal__heads={"0-0": -1.0}),
+            "pooling.scale 'log' has no logarithm of a sum with negative weights",
+        ),
         (icr(pooling__top_k=3), "pooling.top_k belongs to reduce 'top-k-mean'"),
         (icr(pooling__reduce="top-k-mean"), "pooling.top_k belongs to reduce 'top-k-mean'"),
         (icr(pooling__reduce="top-k-mean", pooling__top_k=0), "pooling.top_k must be at least 1"),
@@ -268,8 +278,13 @@ def everything_set() -> Profile:
             calibration=CalibrationChoice(()),
             pooling=PoolingChoice(None, "sum", length_exponent=0.5),
         ),
+        dataclasses.replace(
+            everything_set(),
+            calibration=CalibrationChoice(()),
+            pooling=PoolingChoice(None, "sum", scale="log"),
+        ),
     ],
-    ids=["everything", "other"],
+    ids=["everything", "other", "logarithms"],
 )
 def test_a_saved_profile_is_the_same(tmp_path: Path, profile: Profile) -> None:
     path = tmp_path / "mine.json"
@@ -288,7 +303,7 @@ def test_a_saved_profile_is_the_same(tmp_path: Path, profile: Profile) -> None:
 def test_the_round_trip_covers_every_field() -> None:
     # A field added later with a default has to be set above, or its round trip goes untested.
     profile = everything_set()
-    # Three exclude others and are set in the second profile; a score map has its own tests, and
+    # Four exclude others and are set in the other profiles; a score map has its own tests, and
     # blocks are those of a shipped profile.
     left_out = {
         "Profile.score_map",
@@ -296,6 +311,7 @@ def test_the_round_trip_covers_every_field() -> None:
         "SignalChoice.layers",
         "SignalChoice.values",
         "PoolingChoice.length_exponent",
+        "PoolingChoice.scale",
     }
     for part in (
         profile,

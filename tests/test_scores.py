@@ -130,7 +130,9 @@ def scored_by_hand(mass: Array, chosen: Profile, query: int) -> list[float]:
                 null.append(float(base))
             tokens = SHARED[first:end]
             if not nulls:
-                score += weight * pooled_by_hand(own, tokens, chosen.pooling)
+                pooled = pooled_by_hand(own, tokens, chosen.pooling)
+                logged = chosen.pooling.scale == "log"
+                score += weight * (math.log(max(pooled, 1e-30)) if logged else pooled)
             elif calibration.compare == "difference":
                 differences = [a - b for a, b in zip(own, null, strict=True)]
                 score += weight * pooled_by_hand(differences, tokens, chosen.pooling)
@@ -195,6 +197,54 @@ def test_every_variant_equals_the_loops(reduced: str, calibrated: str, combine: 
             np.testing.assert_allclose(
                 scores, expected, rtol=1e-10, atol=1e-10, err_msg=f"{pooling}"
             )
+
+
+@pytest.mark.parametrize("reduced", REDUCTIONS)
+@pytest.mark.parametrize("combine", ["tokens", "documents"])
+def test_logarithms_equal_the_loops(reduced: str, combine: str) -> None:
+    mass = masses(QUERIES)
+    for drop, extra in FILTERS:
+        settings: dict[str, Any] = REDUCTIONS[reduced] | extra
+        pooling = PoolingChoice(drop, scale="log", **settings)
+        chosen = profile(pooling, CALIBRATIONS["none"], combine)
+        for query, scores in enumerate(scored(mass, chosen)):
+            expected = np.array(scored_by_hand(mass, chosen, query))
+            # All three heads leave out the same documents: their weights add up to 3.5.
+            nothing = expected < (3.4 if combine == "documents" else 0.99) * math.log(1e-30)
+            assert nothing[SPANS.index((19, 19))]
+            expected[nothing] = expected[~nothing].min()
+            np.testing.assert_allclose(scores, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_document_without_attention_is_last_whatever_weights_add_up_to(sign: float) -> None:
+    mass = masses(1)
+    chosen = profile(PoolingChoice(None, "sum", scale="log"), CALIBRATIONS["none"], "documents")
+    signal = dataclasses.replace(
+        chosen.signal, heads={head: sign * weight for head, weight in HEADS.items()}
+    )
+    chosen = dataclasses.replace(chosen, signal=signal)
+    lay = dataclasses.replace(layout(1), queries=1)
+    [scores] = document_scores(signal_of(mass, chosen), lay, chosen)
+    empty = SPANS.index((19, 19))
+    assert scores[empty] == min(score for i, score in enumerate(scores) if i != empty)
+    # Of one head alone it is a number like any other.
+    first, end = SPANS[0]
+    mass[0, 0, first:end] = 0
+    [less] = document_scores(signal_of(mass, chosen), lay, chosen)
+    assert (less[0] - scores[0]) * sign < -10
+    # With nothing anywhere nothing is told apart.
+    [none] = document_scores(signal_of(np.zeros_like(mass), chosen), lay, chosen)
+    assert len(set(none)) == 1
+
+
+def test_a_factor_on_a_head_moves_all_logarithms_alike() -> None:
+    mass = masses(QUERIES)
+    chosen = profile(PoolingChoice(None, "sum", scale="log"), CALIBRATIONS["none"], "documents")
+    before = np.array(scored(mass, chosen))[:, [0, 1, 3, 4, 5]]
+    mass[2] *= 1000
+    after = np.array(scored(mass, chosen))[:, [0, 1, 3, 4, 5]]
+    np.testing.assert_allclose(after - before, HEADS["1-1"] * math.log(1000), rtol=1e-10)
 
 
 def one(values: list[float], choice: PoolingChoice) -> float:
