@@ -7,19 +7,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ranklens.data.models import ResolvedModel, resolve
+from ranklens.data.models.adapter import PROFILE
 from ranklens.rerank.profile import Origin, Profile
+from ranklens.rerank.profile_file import load_profile
 
 
 def doubts(profile: Profile, model: ResolvedModel | None) -> list[str]:
     """Return what speaks against using a profile with a model, one sentence each.
 
     Heads are a property of the weights and move with the prompt, and some weights were trained
-    to be read in one way. A profile that does not say what it was made with raises no doubt. A
-    trained model's revision says it all: whatever its folder is called, it is the same one.
+    to be read in one way. A profile that does not say what it was made with raises no doubt, but
+    for a trained model that has its own. A
+    folder's revision says it all: whatever the folder is called, it is the same model.
     """
     made = profile.made_with
     if made is None:
-        return []
+        return [] if model is None else _read_otherwise(profile, model)
     found = [] if model is None else _of_model(profile, made, model)
     if made.prompt_sha256 and made.prompt_sha256 != profile.prompt_digest():
         found.append(
@@ -54,8 +57,19 @@ def trained_into(
     return dataclasses.replace(profile, name=name, made_with=origin)
 
 
+def _read_otherwise(profile: Profile, model: ResolvedModel) -> list[str]:
+    own = None if model.adapter is None else model.adapter / PROFILE
+    if own is None or not own.is_file() or load_profile(own) == profile:
+        return []
+    return [
+        f"{model.spec} was trained to be read with its own profile, not with {profile.name!r}, "
+        "which reads what training has moved"
+    ]
+
+
 def _of_model(profile: Profile, made: Origin, model: ResolvedModel) -> list[str]:
-    if model.adapter is not None and made.revision == model.revision:
+    in_folder = model.adapter is not None or Path(model.spec).is_dir()
+    if in_folder and made.revision == model.revision:
         return []
     if _name(made.model) != _name(model.spec):
         why = "its heads mean nothing in other weights; see `ranklens heads detect`"

@@ -26,7 +26,7 @@ from ranklens.rerank.faithfulness import erase
 from ranklens.rerank.heads.features import every_head
 from ranklens.rerank.long_lists import LongLists, deal
 from ranklens.rerank.margin import scores_have_null
-from ranklens.rerank.origin import doubts
+from ranklens.rerank.origin import doubts, trained_into
 from ranklens.rerank.profile import Profile
 from ranklens.rerank.profile_file import default_profile, load_profile, save_profile
 from ranklens.rerank.scores import document_scores
@@ -142,9 +142,11 @@ def test_its_own_profile_is_the_default_and_raises_no_doubt(
     with caplog.at_level(logging.WARNING):
         load(base, own.profile)
     assert "was made with ranker-tiny, not with" in caplog.text
-    for other in ("icr-block", "smollm2-135m-block"):
-        warned = bool(doubts(load_profile(other), own.model))
-        assert warned == (other == "smollm2-135m-block")
+    (doubt,) = doubts(load_profile("smollm2-135m-block"), own.model)
+    assert "was made with smollm2-135m, not with" in doubt
+    (doubt,) = doubts(load_profile("icr-block"), own.model)
+    assert "was trained to be read with its own profile, not with 'icr-block'" in doubt
+    assert doubts(load_profile("icr-block"), resolve(str(base))) == []
 
 
 def test_a_profile_of_another_training_raises_a_doubt(trained: Path) -> None:
@@ -161,6 +163,9 @@ def test_a_whole_folder_with_a_profile_is_used_with_it(base: Path, tmp_path: Pat
     assert default_profile(str(folder)) == "icr"
     save_profile(log_profile(), folder / "profile.json")
     assert load(folder).profile.name == "log"
+    own = trained_into(folder, log_profile(), name="whole-1b", method="test", dtype="float32")
+    save_profile(own, folder / "profile.json")
+    assert doubts(own, resolve(str(folder))) == []
     (folder / "profile.json").write_text("{}")
     with pytest.raises(InvalidInputError, match=r"profile\.json: missing field"):
         load(folder)
