@@ -17,8 +17,8 @@ def doubts(profile: Profile, model: ResolvedModel | None) -> list[str]:
 
     Heads are a property of the weights and move with the prompt, and some weights were trained
     to be read in one way. A profile that does not say what it was made with raises no doubt, but
-    for a trained model that has its own. A
-    folder's revision says it all: whatever the folder is called, it is the same model.
+    for a trained model that has its own. A folder's revision says it all: whatever the folder is
+    called, it is the same model.
     """
     made = profile.made_with
     if made is None:
