@@ -1,0 +1,11 @@
+"""``ranklens train``: decoders whose attention is trained to point at the right documents."""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Train a decoder's attention to rank: its data, its lists, the model.",
+    epilog="Example: ranklens train model lists -o trained --steps 300",
+)
