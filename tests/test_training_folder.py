@@ -57,10 +57,10 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
         write_lists(tmp_path / "out", broken(), {})
     with pytest.raises(InvalidInputError, match="no lists to write"):
         write_lists(tmp_path / "out", [], {})
-    other = TrainingList((Document("ax", "other"),), (TrainingQuery("q", "which?", None, {}),))
-    with pytest.raises(InvalidInputError, match="'ax' has two texts"):
+    other = TrainingList((Document("a", "other"),), (TrainingQuery("q", "which?", None, {}),))
+    with pytest.raises(InvalidInputError, match="'a' has two texts"):
         write_lists(tmp_path / "out", [LISTS[0], other], {})
-    with pytest.raises(InvalidInputError, match="'ax' occurs twice"):
+    with pytest.raises(InvalidInputError, match="'a' occurs twice"):
         write_lists(
             tmp_path / "out", [TrainingList((A, A), (TrainingQuery("q", "?", None, {}),))], {}
         )
@@ -119,9 +119,9 @@ def _query(**changes: Any) -> Callable[[dict[str, Any]], None]:
     [
         (lambda row: row.update(more=1), "the field 'more' is unknown"),
         (lambda row: row.pop("queries"), "the field 'queries' is missing"),
-        (lambda row: row.update(documents="ax"), "must be a list of ids"),
-        (lambda row: row.update(documents=["ax", "ax"]), "has an id twice"),
-        (lambda row: row.update(documents=["cz", "no"]), "'no' is not in documents"),
+        (lambda row: row.update(documents="a"), "must be a list of ids"),
+        (lambda row: row.update(documents=["a", "a"]), "has an id twice"),
+        (lambda row: row.update(documents=["b", "no"]), "'no' is not in documents"),
         (lambda row: row.update(queries=[]), "needs documents and queries"),
         (lambda row: row.update(queries=[1]), "must be a JSON object"),
         (_query(text=" "), "needs an id and a text"),
