@@ -56,15 +56,19 @@ def teach(
 
 
 def run_scores(run: Sequence[ScoredDoc], names: Sequence[str | None]) -> tuple[float, ...]:
-    """Return a run's scores of documents, as they are, for one query.
+    """Return a run's scores of documents for one query, its lowest as 0 and its highest as 1.
 
-    A document that the run does not have, or has no name for, scores one mean step of the run
-    below its lowest: no better than what was found, and hardly worse.
+    Runs have scales of their own, up to millions; between 0 and 1 one temperature suits all. A
+    document that the run does not have, or has no name for, scores one mean step of the run below
+    its lowest: no better than what was found, and hardly worse. Where all scores are equal they
+    are 0, and what is not there is −1.
     """
     scores = {doc.doc_id: doc.score for doc in run}
     lowest, highest = min(scores.values()), max(scores.values())
-    step = (highest - lowest) / max(1, len(scores) - 1) or abs(lowest) / 100 or 1.0
-    return tuple(scores.get(name or "", lowest - step) for name in names)
+    width = highest - lowest
+    absent = -1 / max(1, len(scores) - 1) if width else -1.0
+    shares = {name: (score - lowest) / (width or 1.0) for name, score in scores.items()}
+    return tuple(round(shares.get(name or "", absent), _DECIMALS) for name in names)
 
 
 def _by_lists(
