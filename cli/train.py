@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ranklens.cli import train_lists
+from ranklens.cli import train_lists, train_queries
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -13,3 +13,4 @@ app = typer.Typer(
 )
 
 app.command("lists")(train_lists.lists)
+app.command("queries")(train_queries.queries)

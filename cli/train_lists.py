@@ -97,10 +97,10 @@ def lists(
     check_new(output, overwrite=overwrite)
     teachers = parse_teachers(teacher or (), device, dtype)
     sources = _sources(collections, depth, limit)
-    kept_out = _kept_out(keep_out or ())
-    excluded, corpus = Excluded(kept_out.names), Corpus()
+    out = kept_out(keep_out or ())
+    excluded, corpus = Excluded(out.names), Corpus()
     materials = [
-        gather(source.collection, source.nearest(), corpus, settings, kept_out, excluded)
+        gather(source.collection, source.nearest(), corpus, settings, out, excluded)
         for source in sources
     ]
     for line in excluded.lines():
@@ -213,7 +213,8 @@ def _candidates(
     return given_candidates(collection, name or "bm25", collection.queries)
 
 
-def _kept_out(specs: Sequence[str]) -> KeptOut:
+def kept_out(specs: Sequence[str]) -> KeptOut:
+    """Return what collections keep out of training."""
     from ranklens.rerank.training.exclusion import KeptOut
 
     return KeptOut([_loaded(spec) for spec in specs])

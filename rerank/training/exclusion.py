@@ -83,6 +83,11 @@ class KeptOut:
                 found[query.id] = match
         return found
 
+    def has_query(self, text: str) -> bool:
+        """Say whether a text has the words of a kept-out query."""
+        key = text_key(text)
+        return bool(key) and any(key in one.query_texts for one in self._sets)
+
     def documents(self, documents: Mapping[str, Document], corpus: str) -> dict[str, Match]:
         """Return those of one corpus's documents that are kept out, by id.
 
