@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from training_fixtures import collection
+from tests.training_fixtures import collection
 
 from ranklens.data.load import load_collection
 from ranklens.data.records import Document
@@ -103,7 +103,7 @@ def test_nothing_of_trec_dl_2019_is_in_lists_of_later_years(
     for name in ("trec-dl-2021", "trec-dl-2022"):
         loaded = load_collection(str(shared_collection(name)))
         run = loaded.candidates("bm25")
-        candidates = {query: [doc.doc_id for doc in docs[:20]] for query, docs in run.items()}
+        candidates = {query: [doc.doc_id for doc in docs[:10]] for query, docs in run.items()}
         excluded = Excluded(kept.names)
         material = gather(loaded, candidates, corpus, settings, kept, excluded)
         queries |= {text_key(query.text) for query in material.queries}

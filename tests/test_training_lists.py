@@ -10,14 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stand_in_rerankers import Overlap
-from training_fixtures import collection
+from tests.stand_in_rerankers import Overlap
+from tests.training_fixtures import collection
 
 from ranklens.data.collection import Collection
+from ranklens.data.encoder import Vectors
 from ranklens.data.errors import InvalidInputError, RanklensError, UsageError
 from ranklens.data.journal import open_journal
 from ranklens.data.records import Document, Query, ScoredDoc
 from ranklens.rerank.base import Ranking
+from ranklens.rerank.bi_encoder import BiEncoderReranker
+from ranklens.rerank.training import teachers
 from ranklens.rerank.training.building import (
     BuildSettings,
     Corpus,
@@ -30,6 +33,8 @@ from ranklens.rerank.training.exclusion import Excluded, KeptOut
 from ranklens.rerank.training.folder import write_lists
 from ranklens.rerank.training.lists import TrainingList
 from ranklens.rerank.training.teachers import check_teacher, run_scores, teach, work
+
+pytest_plugins = ["dense_fixtures"]
 
 SMALL = BuildSettings(documents=12, queries=4, lists_per_query=3, random=2, seed=5)
 TEXTS = {f"d{number}": f"passage number {number}" for number in range(200)}
@@ -207,6 +212,48 @@ def test_pairs_are_scored_once_and_kept(tmp_path: Path) -> None:
     with open_journal(tmp_path / "t.jsonl", {"model": "m"}) as journal:
         assert teach(teacher, [*REQUESTS, ("blue", [A])], journal) == [*first, (-0.02,)]
     assert teacher.asked == [("blue", ["red apples"])], "only what is new"
+
+
+def test_a_bi_encoder_reads_each_text_once(
+    tmp_path: Path, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teachers, "_PORTION", 2)
+    reranker = BiEncoderReranker.from_pretrained(str(tiny_encoder), device="cpu")
+    read: list[list[str]] = []
+    encode = reranker.encoder.encode_passages
+
+    def watched(texts: Sequence[str]) -> Vectors:
+        read.append(list(texts))
+        if stop == len(read):
+            raise KeyboardInterrupt
+        return encode(texts)
+
+    monkeypatch.setattr(reranker.encoder, "encode_passages", watched)
+    stop = 0
+    with open_journal(tmp_path / "whole.jsonl", {}) as journal:
+        found = teach(reranker, REQUESTS, journal)
+    assert read == [[A.text, C.text], [B.text]]
+    assert work(reranker, REQUESTS) == 5
+    monkeypatch.setattr(reranker.encoder, "encode_passages", encode)
+    for (query, documents), scores in zip(REQUESTS, found, strict=True):
+        ranking = reranker.rank(query, documents)
+        wanted = {ranked.index: ranked.score for ranked in ranking}
+        assert scores == pytest.approx([wanted[n] for n in range(len(documents))], abs=2e-6)
+
+    monkeypatch.setattr(reranker.encoder, "encode_passages", watched)
+    read.clear()
+    stop = 2
+    killed = tmp_path / "killed.jsonl"
+    with open_journal(killed, {}) as journal, pytest.raises(KeyboardInterrupt):
+        teach(reranker, REQUESTS, journal)
+    with open_journal(killed, {}) as journal:
+        assert teach(reranker, REQUESTS, journal) == found
+    assert read == [[A.text, C.text], [B.text], [B.text]]
+    assert killed.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    with open_journal(killed, {}) as journal:
+        journal.append({"texts": ["x"], "vectors": "AAAA"})
+        with pytest.raises(InvalidInputError, match=r"killed\.jsonl:5: not the vectors"):
+            teach(reranker, REQUESTS, journal)
 
 
 def test_rerankers_of_whole_lists_score_each_list(tmp_path: Path) -> None:
