@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ranklens.rerank.engine import AttentionEngine
     from ranklens.rerank.profile import Profile
     from ranklens.rerank.prompt import PromptLayout
+    from ranklens.rerank.training.lists import TrainingList
+    from ranklens.rerank.training.objectives import Objective
 
 
 class Student:
@@ -34,7 +36,9 @@ class Student:
     profile must keep heads apart (signal.combine 'documents'), or no weight of one could be told.
     """
 
-    def __init__(self, engine: AttentionEngine, profile: Profile) -> None:
+    def __init__(
+        self, engine: AttentionEngine, profile: Profile, *, checkpointing: bool = False
+    ) -> None:
         import torch
 
         if profile.signal.combine != "documents" or profile.signal.values == "rollout":
@@ -44,6 +48,7 @@ class Student:
             )
         self.engine = engine
         self.profile = profile
+        self.checkpointing = checkpointing
         self.plan = engine.plan(profile.signal)
         frame = profile.prompt.frame or frame_of(engine.tokenizer)
         self._prompts = PromptBuilder(PieceTokenizer(engine.tokenizer), frame, profile)
@@ -56,6 +61,21 @@ class Student:
         """Return the scores [queries, documents], fp32, with a graph where gradients are on."""
         layout = self._prompts.build(queries, documents, self.engine.context)
         return self.scores_of(layout)
+
+    def losses(self, training: TrainingList, objective: Objective) -> torch.Tensor | None:
+        """Return the mean of the objective over a list's queries, None where it says nothing.
+
+        Every query that the objective has a say about counts alike.
+        """
+        import torch
+
+        scores = self.scores([query.text for query in training.queries], training.documents)
+        found = [
+            loss
+            for row, query in zip(scores, training.queries, strict=True)
+            if (loss := objective.loss(row, query)) is not None
+        ]
+        return torch.stack(found).mean() if found else None
 
     def scores_of(self, layout: PromptLayout) -> torch.Tensor:
         """Return the scores of a layout, one row for each of its queries."""
