@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def open_work_folder(
     try:
         for entry in path.iterdir():
             if _is_torn(entry.name, files):
-                entry.unlink()
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         yield path
     finally:
         lock.release()
@@ -78,5 +79,5 @@ def _refuse_strangers(path: Path, files: Sequence[str]) -> None:
 
 
 def _is_torn(name: str, files: Sequence[str]) -> bool:
-    """Say whether a file is what a kill leaves of one of ours that was being written."""
+    """Say whether a file or folder is what a kill leaves of one of ours that was being written."""
     return name.endswith(".tmp") and name.startswith(tuple(f".{known}." for known in files))
