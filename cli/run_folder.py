@@ -33,7 +33,6 @@ _MANIFEST = "manifest.json"
 _FILES = (_MANIFEST, "candidates.run", "results.jsonl", "reranked.run", "metrics.json")
 
 
-
 class RunFolder:
     """An opened run folder; use ``open_run_folder``."""
 

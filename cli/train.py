@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import typer
 
+from ranklens.cli.train_model import model
+
 app = typer.Typer(
     no_args_is_help=True,
     help="Train a decoder's attention to rank: its data, its lists, the model.",
     epilog="Example: ranklens train model lists -o trained --steps 300",
 )
+app.command()(model)

@@ -120,7 +120,7 @@ class AttentionEngine:
             try:
                 tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
                 config = AutoConfig.from_pretrained(path, local_files_only=True)
-                _shorten(config, layers)
+                shorten(config, layers)
                 model, loading = AutoModel.from_pretrained(
                     path,
                     config=config,
@@ -358,7 +358,7 @@ class AttentionEngine:
             )
 
 
-def _shorten(config: Any, layers: int | None) -> None:
+def shorten(config: Any, layers: int | None) -> None:
     """Leave out of a configuration the layers behind the first ``layers``.
 
     Raises InvalidInputError where that leaves out every layer that can be read.

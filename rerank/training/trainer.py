@@ -74,7 +74,7 @@ class Trainer:
     """A training run in a folder, from its last checkpoint on.
 
     ``lists`` are trained on, ``held_out`` validated on. ``save_every`` steps a checkpoint is
-    written, and at the end. ``watch`` is told of every step and validation. Nothing is drawn
+    written, and at the end. Nothing is drawn
     from generators of torch or Python; those of torch are saved all the same, for models that
     do. ``resumed_at`` is the step that training goes on from.
 
@@ -91,16 +91,17 @@ class Trainer:
         *,
         held_out: HeldOut | None = None,
         save_every: int = 50,
-        watch: Watch = lambda event: None,
     ) -> None:
         if not lists:
             raise InvalidInputError("there are no training lists")
         self.student, self.settings, self.folder = student, settings, folder
         self.objective = parse_objective(settings.objective)
         self.weights = Weights(named)
-        self.parameters = {**self.weights.copies, HEADS: student.head_weights}
+        heads = {HEADS: student.head_weights} if student.train_heads else {}
+        self.parameters = {**self.weights.copies, **heads}
         self._lists, self._held_out = lists, held_out
-        self._save_every, self._watch = save_every, watch
+        self._save_every = save_every
+        self._watch: Watch = lambda event: None
         self._optimiser = _adamw(self.parameters, settings)
         self._visits = 0
         # The parameters, optimiser and counts are of one step.
@@ -113,7 +114,7 @@ class Trainer:
         self._curve_bytes = 0 if kept is None else kept.curve_bytes
         if kept is not None:
             self._restore(kept)
-        self.resumed_at = self._saved = self.step
+        self.resumed_at = self.saved_step = self.step
 
     @property
     def best(self) -> Validation | None:
@@ -128,22 +129,24 @@ class Trainer:
         since = len(self.validations) - 1 - self.validations.index(self.best)
         return since >= self.settings.patience
 
-    def run(self) -> None:
+    def run(self, watch: Watch | None = None) -> None:
         """Train to the end, then put the best weights (the last, unvalidated) into the student.
 
+        ``watch`` is told of every step and validation.
         Raises NumericalError naming step and list where loss, gradient or weights are NaN or
         infinite: the last checkpoint, which is finite, stays. On Ctrl-C one of the last whole step
         is written before KeyboardInterrupt goes on.
         """
         import torch
 
+        self._watch = watch or self._watch
         devices = [self._device] if self._device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             self._set_generators()
             try:
                 self._go_on()
             except KeyboardInterrupt:
-                if self._whole and self.step > self._saved:
+                if self._whole and self.step > self.saved_step:
                     self._save()
                 raise
         if self._best is not None:
@@ -154,7 +157,7 @@ class Trainer:
             if self._is_to_validate():
                 self._validate()
             over = self.step >= self.settings.steps or self.stopped_early
-            if self.step > self._saved and (over or self.step % self._save_every == 0):
+            if self.step > self.saved_step and (over or self.step % self._save_every == 0):
                 self._save()
             if over:
                 return
@@ -207,36 +210,31 @@ class Trainer:
     def _loss(self, number: int, training: TrainingList, step: int) -> torch.Tensor | None:
         where = f"step {step}, list {number + 1} of {len(self._lists)}"
         try:
-            loss = self.student.losses(training, self.objective)
-        except (InvalidInputError, NumericalError) as error:
-            raise type(error)(f"{where}: {error}") from error
-        if loss is not None and not bool(loss.isfinite()):
-            asked = ", ".join(repr(query.id) for query in training.queries)
-            raise NumericalError(
-                f"{where}: the loss is {float(loss)} (queries {asked}); {self._kept}"
-            )
-        return loss
+            return self.student.losses(training, self.objective)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{where}: {error}") from error
+        except NumericalError as error:
+            raise NumericalError(f"{where}: {error} ({self._kept})") from error
 
     def _clipped(self, step: int, of_step: Sequence[int]) -> float:
         """Scale gradients to the bound on their norm; return what it was."""
         import torch
 
-        norm = float(
-            torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip)
-        )
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip))
         if not math.isfinite(norm):
             numbers = ", ".join(str(number + 1) for number in of_step)
             raise NumericalError(
                 f"step {step}, list {numbers} of {len(self._lists)}: a gradient is NaN or "
-                f"infinite; {self._kept}"
+                f"infinite; use a lower learning rate or float32 ({self._kept})"
             )
         return norm
 
     @property
     def _kept(self) -> str:
-        """What is left after numbers went wrong, and the way out."""
-        kept = f"the checkpoint of step {self._saved} is kept" if self._saved else "nothing is kept"
-        return f"{kept}; use a lower learning rate, or float32, with another --out"
+        """What is left after numbers went wrong."""
+        if self.saved_step:
+            return f"the checkpoint of step {self.saved_step} is kept"
+        return "there is no checkpoint yet"
 
     def _is_to_validate(self) -> bool:
         if self._held_out is None or (self.validations and self.validations[-1].step == self.step):
@@ -280,7 +278,8 @@ class Trainer:
         for name, own in self.parameters.items():
             if not bool(own.isfinite().all()):
                 raise NumericalError(
-                    f"after step {self.step} {name} holds NaN or infinite values; {self._kept}"
+                    f"after step {self.step} {name} holds NaN or infinite values; use a lower "
+                    f"learning rate or float32 ({self._kept})"
                 )
         tensors = {f"weights/{name}": own.detach() for name, own in self.parameters.items()}
         moments, counts = {}, {}
@@ -302,7 +301,7 @@ class Trainer:
         }
         everything = {**tensors, **moments, **best, **generators}
         self.folder.save(Checkpoint(everything, state, self._curve_bytes))
-        self._saved = self.step
+        self.saved_step = self.step
 
     def _restore(self, kept: Checkpoint) -> None:
         parts: dict[str, dict[str, torch.Tensor]] = {}
@@ -351,7 +350,8 @@ def _adamw(
             if chosen:
                 decay = settings.weight_decay if matrices else 0.0
                 yield {"params": chosen, "base": settings.learning_rate, "weight_decay": decay}
-        heads = [parameters[HEADS]]
-        yield {"params": heads, "base": settings.head_learning_rate, "weight_decay": 0.0}
+        if HEADS in parameters:
+            heads = [parameters[HEADS]]
+            yield {"params": heads, "base": settings.head_learning_rate, "weight_decay": 0.0}
 
     return torch.optim.AdamW(list(groups()), lr=settings.learning_rate, betas=_BETAS)

@@ -20,7 +20,10 @@ MEASURE = "nDCG@10"
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """What a validation found: mean nDCG@10, and the objective's mean where it has a say."""
+    """What a validation found: mean nDCG@10, and the objective's mean where it has a say.
+
+    Answers are not asked for: of an objective with ``next-token`` it is the other terms.
+    """
 
     step: int
     ndcg: float
@@ -107,9 +110,7 @@ class HeldOut:
             step, sum(values) / len(values), sum(losses) / len(losses) if losses else None
         )
 
-    def _ideal(
-        self, query_id: str, grades: Iterable[int | None] | None
-    ) -> tuple[int, ...] | None:
+    def _ideal(self, query_id: str, grades: Iterable[int | None] | None) -> tuple[int, ...] | None:
         """Return the grades that an ideal ranking is made of; None: not to be measured."""
         if self.judged is not None:
             return self.judged.get(query_id, ())
