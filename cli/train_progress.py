@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ranklens.cli.output import note
+from ranklens.rerank.training.validation import Validation
 
 if TYPE_CHECKING:
     from ranklens.rerank.training.trainer import Step
-    from ranklens.rerank.training.validation import Validation
 
 _LINE_EVERY_S = 10.0
 _SMOOTH = 20
@@ -34,8 +34,6 @@ class Tally:
     def add(self, event: Step | Validation) -> None:
         """Count a step or a validation."""
         self.step = event.step
-        from ranklens.rerank.training.validation import Validation
-
         if isinstance(event, Validation):
             self.validation = event
             if self.best is None or event.ndcg > self.best.ndcg:

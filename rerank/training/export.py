@@ -29,7 +29,6 @@ from ranklens.rerank.training.validation import HeldOut
 
 if TYPE_CHECKING:
     from ranklens.data.models import ResolvedModel
-    from ranklens.rerank.training.settings import Settings
 
 FORMAT = 1
 
