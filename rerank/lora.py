@@ -66,7 +66,7 @@ def read_lora(folder: Path) -> Lora:
     rank, alpha = settings.get("r"), settings.get("lora_alpha")
     if type(rank) is not int or rank < 1:
         raise refuse("r", "it must be a whole number of at least 1")
-    if type(alpha) not in (int, float) or not math.isfinite(alpha):
+    if not isinstance(alpha, int | float) or not 0 < abs(alpha) < math.inf:
         raise refuse("lora_alpha", "it must be a number")
     scale = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
     return Lora(rank, scale, _targets(settings, refuse))
@@ -127,6 +127,8 @@ def merge_adapter(model: Any, folder: Path, *, layers: int | None = None) -> Non
     try:
         with safe_open(file, framework="pt") as stored:
             names = stored.keys()
+            if not names:
+                raise InvalidInputError(f"{file}: there are no weights in it")
             for key in names:
                 module, part = _module(key, file, linear)
                 if module in linear:
@@ -171,8 +173,6 @@ def _check_complete(pairs: Mapping[str, Any], wanted: set[str], file: Path) -> N
     def first(names: Iterable[str]) -> str:
         return sorted(names)[0]
 
-    if not pairs and not wanted:
-        raise InvalidInputError(f"{file}: nothing in it is for a layer that is read")
     half = [name for name, pair in pairs.items() if len(pair) < 2]
     if absent := (wanted - pairs.keys()) | set(half):
         raise InvalidInputError(
@@ -195,7 +195,8 @@ def _check_pair(
         if tuple(tensor.shape) != expected:
             raise InvalidInputError(
                 f"{file}: lora_{part} of {name} has the shape {list(tensor.shape)}, "
-                f"the model needs {list(expected)}; the adapter was made for another one"
+                f"the model and a rank of {rank} need {list(expected)}; the adapter was made for "
+                "another one"
             )
         if not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
             raise InvalidInputError(f"{file}: lora_{part} of {name} holds NaN, Inf or no floats")

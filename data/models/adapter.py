@@ -48,18 +48,13 @@ def shipped_adapters() -> dict[str, Path]:
 
 def read_settings(folder: Path) -> dict[str, Any]:
     """Return what an adapter's configuration says; InvalidInputError for no JSON object."""
-    path = folder / CONFIG
-    try:
-        settings = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise InvalidInputError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, InvalidInputError):
-            raise
-        raise InvalidInputError(f"{path}: no configuration of an adapter ({error})") from None
-    if not isinstance(settings, dict):
-        raise InvalidInputError(f"{path}: expected a JSON object, got {shown(settings)}")
-    return settings
+    return _read_object(folder / CONFIG)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return what the training.json of a trained model says, {} where there is none."""
+    path = folder / MANIFEST
+    return _read_object(path) if path.is_file() else {}
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -81,3 +76,17 @@ def read_adapter(folder: Path) -> Adapter:
         raise InvalidInputError(f"the adapter {folder} has no {WEIGHTS}")
     digest = hashlib.sha256((folder / CONFIG).read_bytes() + b"\0" + weights.read_bytes())
     return Adapter(folder, base, revision or None, f"sha256:{digest.hexdigest()[:12]}")
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise InvalidInputError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InvalidInputError):
+            raise
+        raise InvalidInputError(f"{path}: not JSON that can be read ({error})") from None
+    if not isinstance(settings, dict):
+        raise InvalidInputError(f"{path}: expected a JSON object, got {shown(settings)}")
+    return settings
