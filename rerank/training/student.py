@@ -123,7 +123,7 @@ class Student:
         if not bool(each.isfinite().all()):
             wrong = int((~each.isfinite()).nonzero()[0])
             raise NumericalError(
-                f"the loss of query {queries[wrong].id!r} is {float(each[wrong])}; scores or "
+                f"the loss of query {queries[wrong].id!r} is {each[wrong].item()}; scores or "
                 "weights are out of any range: lower the learning rate, or go on from an earlier "
                 "checkpoint"
             )
