@@ -93,7 +93,9 @@ class Student:
         if self.profile.prompt.query_in_opening and len(queries) > 1:
             return torch.cat([self.scores([query], documents) for query in queries])
         found = [
-            self.scores_of(self._prompts.build(queries, documents, self.engine.context, order=order))
+            self.scores_of(
+                self._prompts.build(queries, documents, self.engine.context, order=order)
+            )
             for order in self._orders(len(documents))
         ]
         return found[0] if len(found) == 1 else torch.stack(found).mean(0)
