@@ -190,7 +190,7 @@ def _unknown(text: str, part: str) -> UsageError:
 def _shown(text: str, place: int) -> str:
     """Return what stands at a place up to the next plus behind it."""
     end = text.find("+", place)
-    return text[place:end].strip() if end > place else text[place:].strip()
+    return text[place:end].strip() if end >= 0 else text[place:].strip()
 
 
 def _infonce(scores: torch.Tensor, relevant: torch.Tensor, tau: float) -> torch.Tensor:

@@ -93,7 +93,9 @@ class Student:
         if self.profile.prompt.query_in_opening and len(queries) > 1:
             return torch.cat([self.scores([query], documents) for query in queries])
         found = [
-            self.scores_of(self._prompts.build(queries, documents, self.engine.context, order=order))
+            self.scores_of(
+                self._prompts.build(queries, documents, self.engine.context, order=order)
+            )
             for order in self._orders(len(documents))
         ]
         return found[0] if len(found) == 1 else torch.stack(found).mean(0)
@@ -123,7 +125,7 @@ class Student:
         if not bool(each.isfinite().all()):
             wrong = int((~each.isfinite()).nonzero()[0])
             raise NumericalError(
-                f"the loss of query {queries[wrong].id!r} is {float(each[wrong])}; scores or "
+                f"the loss of query {queries[wrong].id!r} is {each[wrong].item()}; scores or "
                 "weights are out of any range: lower the learning rate, or go on from an earlier "
                 "checkpoint"
             )
