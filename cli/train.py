@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from ranklens.cli.train_model import model
+from ranklens.cli import train_lists, train_model
 
 app = typer.Typer(
     no_args_is_help=True,
     help="Train a decoder's attention to rank: its data, its lists, the model.",
     epilog="Example: ranklens train model lists -o trained --steps 300",
 )
-app.command()(model)
+
+app.command("lists")(train_lists.lists)
+app.command("model")(train_model.model)

@@ -1,56 +1,46 @@
-"""A task that a tiny random decoder can learn: the query's word stands in exactly one document.
-
-Loaded by ``pytest_plugins = ["training_fixtures"]``.
-"""
+"""Small collections in memory, for the tests of training data."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 
-import pytest
-
-from ranklens.data.records import Document
-from ranklens.rerank.profile import Profile, PromptChoice
-from ranklens.rerank.training.lists import TrainingList, TrainingQuery
-from ranklens.rerank.training.settings import Schedule, Settings
-from ranklens.rerank.training.starting import starting_profile
-
-WORDS = tuple("ABCDEHIJKLMNORST")
-DOCUMENTS, LENGTH = 5, 2
+from ranklens.data.collection import Collection, assemble
+from ranklens.data.qrels import Qrels
+from ranklens.data.records import Document, Judgement, Query
 
 
-def word_list(number: int, seed: str) -> TrainingList:
-    """Make a list of documents of two letters, no letter twice, and four queries of one letter."""
-    rng = random.Random(f"{seed} {number}")
-    words = rng.sample(WORDS, LENGTH * DOCUMENTS)
-    documents = tuple(
-        Document(f"{seed}{number}-{n}", " ".join(words[LENGTH * n : LENGTH * (n + 1)]))
-        for n in range(DOCUMENTS)
+class Held:
+    """Documents in memory."""
+
+    def __init__(self, documents: Iterable[Document]) -> None:
+        self._documents = {document.id: document for document in documents}
+
+    def __iter__(self) -> Iterator[Document]:
+        return iter(self._documents.values())
+
+    def get_many(self, ids: Iterable[str]) -> dict[str, Document]:
+        return {name: self._documents[name] for name in ids if name in self._documents}
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(repr(sorted(map(repr, self))).encode()).hexdigest()
+
+
+def collection(
+    name: str,
+    texts: Mapping[str, str],
+    queries: Mapping[str, str],
+    grades: Mapping[str, Mapping[str, int]] | None = None,
+) -> Collection:
+    """Make a collection; without grades nothing is judged."""
+    judged = [
+        Judgement(query, document, grade)
+        for query, of_query in (grades or {}).items()
+        for document, grade in of_query.items()
+    ]
+    return assemble(
+        name=name,
+        documents=Held(Document(key, text) for key, text in texts.items()),
+        queries=[Query(key, text) for key, text in queries.items()],
+        qrels=None if grades is None else Qrels(judged),
     )
-    queries = []
-    for place in rng.sample(range(LENGTH * DOCUMENTS), 4):
-        grades = tuple(int(n == place // LENGTH) for n in range(DOCUMENTS))
-        taught = tuple(0.5 * grade for grade in grades)
-        queries.append(
-            TrainingQuery(f"{seed}{number}.{place}", words[place], grades, {"oracle": taught})
-        )
-    return TrainingList(documents, tuple(queries))
-
-
-def word_lists(count: int, seed: str) -> list[TrainingList]:
-    return [word_list(number, seed) for number in range(count)]
-
-
-def word_profile() -> Profile:
-    """Return a profile with a short prompt, which is most of what a tiny model's pass costs."""
-    import dataclasses
-
-    base = starting_profile(layers=1)
-    prompt = dataclasses.replace(
-        base.prompt, introduction="", marker="", instruction="Find", query_label=":"
-    )
-    signal = dataclasses.replace(base.signal, rows="query")
-    return dataclasses.replace(base, name="words", prompt=prompt, signal=signal)
