@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from ranklens.data.files import write_json
 from ranklens.data.models.naming import name_of
 from ranklens.rerank.engine import shorten
-from ranklens.rerank.profile import Origin, Profile
+from ranklens.rerank.origin import trained_into
+from ranklens.rerank.profile import Profile
 from ranklens.rerank.profile_file import save_profile
 from ranklens.rerank.training.adapter import save_adapter
 from ranklens.rerank.training.card import model_card
@@ -29,6 +30,7 @@ from ranklens.rerank.training.validation import HeldOut
 
 if TYPE_CHECKING:
     from ranklens.data.models import ResolvedModel
+    from ranklens.rerank.training.settings import Settings
 
 FORMAT = 1
 
@@ -68,7 +70,6 @@ def export(
             own.copy_(own.to(getattr(torch, rounded)))
     trainer.weights.publish()
     manifest = _manifest(trainer, provenance, held_out)
-    profile = _profile(folder.absolute().parent.name, trainer, provenance, manifest["figures"])
     with _replaced(folder) as made:
         if settings.lora is not None:
             save_adapter(
@@ -76,7 +77,9 @@ def export(
                 dtype=dtype, weights=trainer.weights.copies,
             )  # fmt: skip
         else:
-            _save_model(made, student.engine, profile.signal.layers_needed)
+            _save_model(made, student.engine, student.plan.last_layer + 1)
+        name = folder.absolute().parent.name
+        profile = _profile(made, name, trainer, provenance.base, manifest["figures"])
         save_profile(profile, made / "profile.json")
         write_json(made / "training.json", manifest)
         card = model_card(profile.name, manifest, provenance.licence)
@@ -98,6 +101,7 @@ def _manifest(trainer: Trainer, provenance: Provenance, held_out: HeldOut | None
     profile = settings.pop("profile")
     return {
         "format": FORMAT,
+        "description": f"{name_of(provenance.base.spec)}, {_method(trainer.settings)}",
         "base": {
             "model": name_of(provenance.base.spec),
             "revision": provenance.base.revision,
@@ -113,38 +117,45 @@ def _manifest(trainer: Trainer, provenance: Provenance, held_out: HeldOut | None
 
 
 def _profile(
-    name: str, trainer: Trainer, provenance: Provenance, figures: Mapping[str, Any]
+    made: Path, name: str, trainer: Trainer, base: ResolvedModel, figures: Mapping[str, Any]
 ) -> Profile:
+    """Return the profile of the trained model whose weights are in ``made``."""
     settings = trainer.settings
-    how = "all weights" if settings.lora is None else f"LoRA of rank {settings.lora}"
     trained = trainer.student.trained_profile(name)
-    origin = Origin(
-        model=name_of(provenance.base.spec),
-        method=f"{how}, {settings.objective}",
-        revision=provenance.base.revision,
-        dtype=settings.dtype,
-        prompt_sha256=trained.prompt_digest(),
-        data=(f"training lists {settings.lists}",),
-        figures={key: float(value) for key, value in figures.items()},
-    )
-    return dataclasses.replace(
+    trained = dataclasses.replace(
         trained,
         source=(
-            f"trained ({origin.method}) from {origin.model} for {trainer.step} steps; prompt and "
+            f"{_method(settings)} from {name_of(base.spec)} for {trainer.step} steps; prompt and "
             f"rows of {trainer.student.profile.name}"
         ),
-        # All weights are another model than the one they were trained from.
-        made_with=None if settings.lora is None else origin,
+        made_with=None,
         score_map=None,
+    )
+    if settings.lora is None:
+        # What it is read with lies in its own folder, and may be called anything.
+        return trained
+    return trained_into(
+        made,
+        trained,
+        name=name,
+        method=_method(settings),
+        dtype=settings.dtype,
+        data=[f"training lists {settings.lists}"],
+        figures={key: float(value) for key, value in figures.items()},
     )
 
 
-def _save_model(folder: Path, engine: Any, layers: int | None) -> None:
+def _method(settings: Settings) -> str:
+    how = "all weights" if settings.lora is None else f"LoRA of rank {settings.lora}"
+    return f"{how} trained on {settings.objective}"
+
+
+def _save_model(folder: Path, engine: Any, layers: int) -> None:
     """Write base model and tokenizer in the Hugging Face layout, up to the last layer read."""
     model = engine.model
     weights = model.state_dict()
     config = model.config
-    if layers is not None and layers < engine.config.num_hidden_layers:
+    if layers < engine.config.num_hidden_layers:
         behind = tuple(f"layers.{n}." for n in range(layers, engine.config.num_hidden_layers))
         weights = {name: own for name, own in weights.items() if not _is_in(name, behind)}
         config = copy.deepcopy(config)

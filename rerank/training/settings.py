@@ -93,9 +93,9 @@ class Settings:
         for name, amount in amounts.items():
             if not 0 <= amount < math.inf:
                 raise UsageError(f"the {name} must be 0 or more, and finite: {amount}")
-        for name, amount in {"clip": self.clip, "alpha": self.alpha or 1.0}.items():
-            if not 0 < amount < math.inf:
-                raise UsageError(f"{name} must be positive and finite: {amount}")
+        for name, bound in {"clip": self.clip, "alpha": self.alpha}.items():
+            if bound is not None and not 0 < bound < math.inf:
+                raise UsageError(f"{name} must be positive and finite: {bound}")
         if not 0 <= self.schedule.warmup <= self.steps:
             raise UsageError(
                 f"{self.schedule.warmup} steps of warm-up do not fit into {self.steps} steps"
