@@ -104,15 +104,19 @@ def test_bf16_steps_on_copies_in_fp32(base: Path, tmp_path: Path) -> None:
         trainer = trainer_in(folder, base, settings)
         before = {name: copy.detach().clone() for name, copy in trainer.weights.copies.items()}
         trainer.run()
-    moved = [not torch.equal(trainer.weights.copies[name], own) for name, own in before.items()]
-    assert all(moved)
+    moved = {n for n, own in before.items() if not torch.equal(trainer.weights.copies[n], own)}
+    # Behind the attention of the last layer read nothing is reached.
+    reached = {name for name in before if "q_proj" in name or "k_proj" in name}
+    assert reached
+    assert reached <= moved
     for name, own in trainer.weights.named.items():
         assert own.dtype == torch.bfloat16
         assert torch.equal(own, trainer.weights.copies[name].bfloat16()), name
-    unseen = [
-        torch.equal(own, before[name].bfloat16()) for name, own in trainer.weights.named.items()
+    stuck = [
+        (own == before[name].bfloat16()) & (trainer.weights.copies[name] != before[name])
+        for name, own in trainer.weights.named.items()
     ]
-    assert any(unseen), "steps that bf16 alone would have lost"
+    assert any(bool(weights.any()) for weights in stuck), "steps that bf16 alone would have lost"
 
 
 def test_accumulated_lists_are_one_step(base: Path, tmp_path: Path) -> None:
@@ -127,7 +131,7 @@ def test_accumulated_lists_are_one_step(base: Path, tmp_path: Path) -> None:
             loss = trainer.student.losses(part, trainer.objective)
             assert loss is not None
             found = torch.autograd.grad(loss, list(trainer.parameters.values()), allow_unused=True)
-            alone.append((float(loss), found))
+            alone.append((loss.item(), found))
         events: list[Step | Validation] = []
         trainer.run(events.append)
     (step,) = events

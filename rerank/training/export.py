@@ -172,7 +172,7 @@ def _is_in(name: str, layers: tuple[str, ...]) -> bool:
 @contextlib.contextmanager
 def _replaced(folder: Path) -> Iterator[Path]:
     """Yield a new folder that takes the place of ``folder`` when the block ends well."""
-    made = folder.withname_of(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    made = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     made.mkdir(parents=True)
     try:
         yield made
