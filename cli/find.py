@@ -50,7 +50,10 @@ def find(
         raise InvalidInputError("the query is empty: there is nothing to find")
     pull_model(model)
     note(f"loading {model}")
-    engine = AttentionEngine.from_pretrained(resolve(model).path, device=device, dtype=dtype)
+    resolved = resolve(model)
+    engine = AttentionEngine.from_pretrained(
+        resolved.path, device=device, dtype=dtype, adapters=resolved.adapters
+    )
     with progress("reading", len(text), "characters") as advance:
         found = find_passages(engine, query, text, advance=advance)
     shown = found[:top]

@@ -31,19 +31,17 @@ def list_models(as_json: options.JsonOption = False) -> None:
     if as_json:
         rows = [
             {"name": m.name, "state": m.state, "path": str(m.path) if m.path else None,
-             "bytes": m.size, "licence": m.licence, "description": m.description}
+             "base": m.base or None, "bytes": m.size, "licence": m.licence,
+             "description": m.description}
             for m in models
         ]  # fmt: skip
         print_json({"status": "ok", "models": rows})
         return
     print_table(
         "models",
-        ["name", "state", "licence", "description", "MB"],
-        [
-            [m.name, m.state, m.licence, m.description, f"{m.size / 1e6:.0f}" if m.size else ""]
-            for m in models
-        ],
-        text_columns=4,
+        ["name", "state", "base", "licence", "description", "MB"],
+        [[m.name, m.state, m.base, m.licence, m.description, _megabytes(m.size)] for m in models],
+        text_columns=5,
     )
 
 
@@ -65,7 +63,7 @@ def pull(model: _NAME, revision: _REVISION = None, as_json: options.JsonOption =
 
 @app.command("path")
 def path(model: _NAME, revision: _REVISION = None, as_json: options.JsonOption = False) -> None:
-    """Print the folder of a model that is on this machine.
+    """Print the folder of a model that is on this machine; of a trained one the adapter's.
 
     Example: ranklens models path smollm2-135m
     """
@@ -73,9 +71,22 @@ def path(model: _NAME, revision: _REVISION = None, as_json: options.JsonOption =
     from ranklens.data.models import resolve
 
     found = resolve(model, revision=revision)
+    folder = found.adapter or found.path
     if as_json:
+        base = None if found.base is None else found.base.spec
         print_json(
-            {"status": "ok", "model": model, "path": str(found.path), "revision": found.revision}
+            {
+                "status": "ok",
+                "model": model,
+                "path": str(folder),
+                "revision": found.revision,
+                "base": base,
+            }
         )
     else:
-        print_text(str(found.path))
+        print_text(str(folder))
+
+
+def _megabytes(size: int) -> str:
+    """Return bytes as whole megabytes, small ones with a digit more; nothing for none."""
+    return f"{size / 1e6:.{1 if size < 1e7 else 0}f}" if size else ""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ranklens.data.errors import InvalidInputError, UsageError
+from ranklens.rerank.from_spec import DEFAULT
 
 if TYPE_CHECKING:
     from ranklens.cli.documents import KeptDocuments
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 
 ATTENTION = "attention"
 LONG_LISTS = ("refuse", "anchors")
+DEFAULT_RERANKER = DEFAULT
 DEFAULT_MODEL = "smollm2-135m"
-DEFAULT_RERANKER = f"attention:{DEFAULT_MODEL}"
+"""The decoder of commands that look into an untrained one: heads, positions, find."""
 # What a score can depend on, besides the model and the profile.
 _VERSIONS = ("ranklens", "tokenizers", "torch", "transformers")
 

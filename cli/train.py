@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ranklens.cli import train_lists, train_queries
+from ranklens.cli import train_lists, train_model, train_queries
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -12,5 +12,6 @@ app = typer.Typer(
     epilog="Example: ranklens train model lists -o trained --steps 300",
 )
 
-app.command("lists")(train_lists.lists)
 app.command("queries")(train_queries.queries)
+app.command("lists")(train_lists.lists)
+app.command("model")(train_model.model)

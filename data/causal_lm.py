@@ -10,7 +10,7 @@ from ranklens.data.chat import Chat, Encoded, Turn
 from ranklens.data.device import Placement, choose_placement
 from ranklens.data.errors import InvalidInputError, NumericalError
 from ranklens.data.extras import require
-from ranklens.data.models import resolve
+from ranklens.data.models import check_whole, resolve
 from ranklens.data.models.loading import lacking
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class CausalLM:
         model that is not here, InvalidInputError for one that does not load or is no decoder.
         """
         require("llm", "torch", "transformers", "safetensors")
+        check_whole(model)
         found = resolve(model)
         import torch
         from safetensors import SafetensorError

@@ -88,9 +88,10 @@ class Encoder:
 
     def settings(self) -> dict[str, Any]:
         """Return what passages' vectors depend on; the model is pulled where it is not there."""
-        from ranklens.data.models import pull, resolve
+        from ranklens.data.models import check_whole, pull, resolve
         from ranklens.data.models.resolve import weights_of
 
+        check_whole(self.model)
         path = pull(self.model)
         found = resolve(self.model)
         return {
@@ -191,11 +192,12 @@ class Encoder:
     def _load(self) -> Any:
         import torch
 
-        from ranklens.data.models import pull
+        from ranklens.data.models import check_whole, pull
         from ranklens.data.pages import keep_freed_pages
 
         if self.placement.device == "cpu":
             keep_freed_pages()
+        check_whole(self.model)
         path = pull(self.model)
         with _quiet():
             from sentence_transformers import SentenceTransformer

@@ -121,9 +121,9 @@ class AttentionReranker(Reranker):
         passages: Passages | None = None,
         documents: DocumentCache | None = None,
     ) -> AttentionReranker:
-        """Load a model by registry name, hub id or local folder.
+        """Load a model by registry name, hub id or local folder; a trained one by its adapter's.
 
-        Without a ``profile`` it is the model's own where one is shipped, else ``icr``. A profile
+        Without a ``profile`` it is the model's own where there is one, else ``icr``. A profile
         made with another model or prompt is used, and warned of. ``download=False`` never
         touches the network. ``device`` and ``dtype`` are chosen by ``choose_placement`` when
         None. Raises MissingResourceError for an unknown model or profile,
@@ -137,7 +137,11 @@ class AttentionReranker(Reranker):
             check_profile(chosen, documents.keep_tokens)
         resolved = resolve(str(model), revision=revision, download=download)
         engine = AttentionEngine.from_pretrained(
-            resolved.path, device=device, dtype=dtype, layers=chosen.signal.layers_needed
+            resolved.path,
+            device=device,
+            dtype=dtype,
+            layers=chosen.signal.layers_needed,
+            adapters=resolved.adapters,
         )
         for doubt in doubts(chosen, resolved):
             _log.warning("%s", doubt)

@@ -91,9 +91,10 @@ class CrossEncoderReranker(Reranker):
         from safetensors import SafetensorError
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        from ranklens.data.models import pull, resolve
+        from ranklens.data.models import check_whole, pull, resolve
         from ranklens.data.quiet import quiet_transformers
 
+        check_whole(model)
         placement = choose_placement(device, dtype)
         path = pull(model)
         auto: Any = AutoModelForSequenceClassification

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from ranklens.data.extras import require
 from ranklens.data.models.loading import lacking
 from ranklens.data.pages import keep_freed_pages
 from ranklens.rerank.groups import MOST, Gathered, groups, held_bytes
+from ranklens.rerank.lora import merge_adapter
 from ranklens.rerank.plan import SignalPlan, context_of, full_layers, plan_signal, rope_switch
 from ranklens.rerank.profile import SignalChoice
 from ranklens.rerank.prompt import PromptLayout, Tail
@@ -101,12 +103,16 @@ class AttentionEngine:
         device: str | None = None,
         dtype: str | None = None,
         layers: int | None = None,
+        adapters: Sequence[Path] = (),
         backend: Backend | None = None,
     ) -> AttentionEngine:
         """Load a model folder in the Hugging Face layout, ``layers`` of its layers (None: all).
 
+        ``adapters`` are merged into its weights in turn, see ``merge_adapter``.
+
         Raises MissingPrerequisiteError without the ``llm`` extra, InvalidInputError for a
-        folder that does not load or a model whose attention cannot be read.
+        folder that does not load, an adapter that does not fit, or a model whose attention
+        cannot be read.
         """
         require("llm", "torch", "transformers", "safetensors")
         import torch
@@ -120,7 +126,8 @@ class AttentionEngine:
             try:
                 tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
                 config = AutoConfig.from_pretrained(path, local_files_only=True)
-                _shorten(config, layers)
+                whole = config.get_text_config().num_hidden_layers
+                shorten(config, layers)
                 model, loading = AutoModel.from_pretrained(
                     path,
                     config=config,
@@ -138,6 +145,8 @@ class AttentionEngine:
                 f"the model in {path} lacks {len(absent)} weights of its architecture "
                 f"(first: {absent[0]}); the folder is incomplete or holds another model"
             )
+        for adapter in adapters:
+            merge_adapter(model, adapter, layers=whole)
         return cls(model.to(placement.device), tokenizer, placement, backend=backend)
 
     @property
@@ -358,7 +367,7 @@ class AttentionEngine:
             )
 
 
-def _shorten(config: Any, layers: int | None) -> None:
+def shorten(config: Any, layers: int | None) -> None:
     """Leave out of a configuration the layers behind the first ``layers``.
 
     Raises InvalidInputError where that leaves out every layer that can be read.

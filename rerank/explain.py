@@ -6,6 +6,11 @@ document's tokens, with those of its marker, add up to its score wherever the sc
 (``adds_up``). It is not where the profile compares logarithms or takes a softmax over the list;
 there contributions are of the differences, which say the direction only.
 
+With ``pooling.scale`` log a score is Σ_h w_h log m_h(d), and a head with little attention counts
+as much as one with a lot. A token's value and contribution are then Σ_h w_h · m_h(j) / m_h(d),
+m_h(j) being what it has of the document's m_h(d): how fast the score grows with the logarithm of
+the token's attention, all else alike. They add up to Σ_h w_h in every document, not to a score.
+
 Contributions are read off, not caused: whether the text they mark matters is measured by
 ``faithfulness.erase``, which blanks it, ranks again and compares with blanking random text.
 """
@@ -39,6 +44,7 @@ SHARE = 0.5
 class TokenAttribution:
     """A token of a document: its place (half-open, code points), value and contribution.
 
+    Both are shares of the document where the profile takes logarithms, see the module.
     Tokens that share a character all name the whole of it. A token without a place is white
     space or a separator that the prompt added. ``attention`` is the value before calibration,
     None in profiles that have none.
@@ -151,7 +157,11 @@ class Explainer:
                     contributions[index][position] += part
                     attention[index][position] += bare[marker + position] / len(arrangements)
         ranked = sorted(range(len(records)), key=lambda i: (-scores[i], i))
-        exact = profile.calibration.compare == "difference" and not profile.calibration.temperature
+        exact = (
+            profile.calibration.compare == "difference"
+            and profile.pooling.scale == "plain"
+            and not profile.calibration.temperature
+        )
         explained = []
         for rank, index in enumerate(ranked, start=1):
             before: Sequence[float | None] = attention[index]
@@ -257,14 +267,20 @@ def _token_values(
     found = []
     for first, end in layout.spans:
         tokens = calibrated[:, first:end]
-        shares = weight @ contributions(tokens, profile.pooling)
+        parts = contributions(tokens, profile.pooling)
+        if profile.pooling.scale == "log":
+            of_document = parts.sum(1, keepdim=True)
+            # A head without attention for the document has nothing to share out.
+            parts = torch.where(of_document > 0, parts / of_document, 0.0)
+            tokens = parts
+        shares = weight @ parts
         attended = weight @ bare[:, first:end]
         found.append(((weight @ tokens).tolist(), shares.tolist(), attended.tolist()))
     return found
 
 
 def contributions(tokens: torch.Tensor, choice: PoolingChoice) -> torch.Tensor:
-    """Return what each token adds to its document's score, [heads, tokens]; see ``scores.pool``."""
+    """Return what each token adds to its document's pooled value, [heads, tokens]; see ``pool``."""
     import torch
 
     keep = kept_tokens(tokens, choice)

@@ -10,7 +10,7 @@ A shift and no slope: prompts are dealt in turns, so all hold as many documents 
 the first stage's list and their scales are alike from the start, while a slope fitted by least
 squares to three anchors, whose scores may lie close together, is mostly noise: over 30 lists read
 by a random model in three prompts it ran from −3.7 to 7.5. An anchor's own score is the mean over
-all prompts.
+all prompts. Of scores that are logarithms a shift is a factor common to a prompt's attention.
 
 What depends on the other documents of a prompt stays approximate: the softmax they share, and
 with ``pooling.idf`` the number of documents that hold a token.

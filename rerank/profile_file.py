@@ -9,6 +9,9 @@ from pathlib import Path
 
 from ranklens.data.errors import InvalidInputError, MissingResourceError
 from ranklens.data.files import write_json
+from ranklens.data.models.adapter import PROFILE
+from ranklens.data.models.folder import local_folder
+from ranklens.data.models.resolve import adapter_folder
 from ranklens.data.typed_json import parse_record
 from ranklens.rerank.profile import Profile
 
@@ -26,7 +29,13 @@ def shipped_profiles() -> list[str]:
 
 
 def default_profile(model: str) -> str:
-    """Return the profile a model is used with when none is named: its own, or ICR."""
+    """Return the profile a model is used with when none is named: its own, or ICR.
+
+    That is the profile.json of a folder or a trained model, or the shipped one of a known name.
+    """
+    folder = adapter_folder(model) or local_folder(model)
+    if folder is not None and (folder / PROFILE).is_file():
+        return str(folder / PROFILE)
     own = _TRAINED.get(model, f"{model}-learned")
     return own if own in shipped_profiles() else "icr"
 

@@ -74,7 +74,7 @@ def test_without_torch_a_reranker_says_what_to_install(
 def test_models_are_listed(run_program: Call) -> None:
     done = run_program("models", "list")
     assert done.returncode == 0, done.stderr
-    [line] = [line for line in done.stdout.splitlines() if "smollm2-135m" in line]
+    [line] = [line for line in done.stdout.splitlines() if line.split()[:1] == ["smollm2-135m"]]
     assert "not pulled" in line
     assert "Apache-2.0" in line
 

@@ -289,6 +289,14 @@ def _said(profile: Profile, adds_up: bool) -> str:
     what = "attention" if signal.values == "attention" else f"attention ({signal.values})"
     compared = ", less what a content-free query gives it" if profile.calibration.nulls else ""
     heads = "all heads" if signal.heads is None else f"{len(signal.heads)} heads by their weight"
+    if profile.pooling.scale == "log":
+        return (
+            f"A token's share of the {what} that the query's tokens pay to its document, summed "
+            f"over {heads}; as a share of the largest in the query's list. A document's score is "
+            "made of the logarithms of its heads' attention: colours say where in a document it "
+            "lies, and values of two documents do not compare. Read off, not caused: ranklens "
+            "explain tests it by erasing."
+        )
     total = (
         "A document's score is made of its tokens' values by adding or averaging them"
         if adds_up

@@ -2,13 +2,22 @@
 
 from ranklens.data.models.listing import InstalledModel, installed
 from ranklens.data.models.registry import REGISTRY, RegistryModel
-from ranklens.data.models.resolve import ResolvedModel, pull, resolve, weights_of
+from ranklens.data.models.resolve import (
+    ResolvedModel,
+    adapter_folder,
+    check_whole,
+    pull,
+    resolve,
+    weights_of,
+)
 
 __all__ = [
     "REGISTRY",
     "InstalledModel",
     "RegistryModel",
     "ResolvedModel",
+    "adapter_folder",
+    "check_whole",
     "installed",
     "pull",
     "resolve",

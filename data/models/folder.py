@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ranklens.data.errors import InvalidInputError, MissingResourceError
 from ranklens.data.files import sha256
+from ranklens.data.models import adapter
 
 CONFIG = "config.json"
 _INDEX = "model.safetensors.index.json"
@@ -22,14 +23,16 @@ _EDGE = 1 << 20
 def local_folder(spec: str) -> Path | None:
     """Return the folder that `spec` means, or None if `spec` is a name or a hub id.
 
-    A path is what is absolute, starts with `./`, `../` or `~`, or holds a config.json.
+    A path is what is absolute, starts with `./`, `../` or `~`, or holds a config.json or an
+    adapter_config.json.
     """
     path = Path(spec)
     # A ~ of nobody stays as it is, and is not found later.
     with contextlib.suppress(RuntimeError):
         path = path.expanduser()
     marked = spec in {".", ".."} or spec.startswith(("./", "../", ".\\", "..\\", "~"))
-    if marked or path.is_absolute() or (spec and (path / CONFIG).is_file()):
+    holds = spec and any((path / name).is_file() for name in (CONFIG, adapter.CONFIG))
+    if marked or path.is_absolute() or holds:
         return path.absolute()
     return None
 

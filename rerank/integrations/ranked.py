@@ -13,9 +13,7 @@ from typing import Any
 
 from ranklens.data.errors import InvalidInputError, NumericalError, RanklensError, UsageError
 from ranklens.rerank.base import RankedDocument, Ranking, Reranker
-
-DEFAULT = "attention:smollm2-135m"
-"""The reranker of an adapter that is given none."""
+from ranklens.rerank.from_spec import DEFAULT as DEFAULT
 
 
 def loaded(reranker: str | Reranker, **settings: Any) -> Reranker:
