@@ -238,8 +238,13 @@ def origin_of(spec: str) -> dict[str, str]:
     if (":" in spec and not path.parent.is_dir()) or not path.is_file():
         return {}
     lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
-    licences = [line for line in lines if line.casefold().startswith(("licence", "license"))]
-    return {"origin": lines[0] if lines else "", "licence": " ".join(licences)}
+    licences = [
+        text.strip()
+        for label, colon, text in (line.partition(":") for line in lines)
+        if colon and label.casefold() in ("licence", "license")
+    ]
+    found = {"origin": lines[0] if lines else "", "licence": " ".join(licences)}
+    return {name: text for name, text in found.items() if text}
 
 
 def _described(drafts: Sequence[Draft]) -> str:

@@ -249,7 +249,8 @@ def _write(
     lines = [
         f"Queries made of the documents of {corpus['name']}, not by people ({manifest['kind']})."
     ]
-    lines += [line for line in (corpus.get("origin"), corpus.get("licence")) if line]
+    lines += [corpus["origin"]] if "origin" in corpus else []
+    lines += [f"Licence: {corpus['licence']}"] if "licence" in corpus else []
     with atomic_writer(folder / "SOURCE.txt") as stream:
         stream.write("\n".join(lines) + "\n")
     write_json(folder / "manifest.json", manifest)

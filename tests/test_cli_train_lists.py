@@ -166,7 +166,7 @@ def test_queries_of_a_bare_corpus_make_lists(call: Call, tmp_path: Path, kind: s
     lists = call("train", "lists", "made", "-o", "lists", *SMALL, "--json")
     assert json.loads(lists.stdout)["lists"] == 12
     manifest = read_manifest(tmp_path / "lists")
-    assert "Licence: CC0." in manifest["collections"][0]["licence"]
+    assert manifest["collections"][0]["licence"] == "CC0."
     assert manifest["collections"][0]["origin"].startswith("Queries made of the documents of")
     # A list for one document's query answers those of the others.
     assert any(len(one.queries) > 2 for one in read_lists(tmp_path / "lists"))
