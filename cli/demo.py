@@ -19,9 +19,9 @@ def demo(as_json: options.JsonOption = False) -> None:
     from ranklens.cli.output import note, print_json, warn
     from ranklens.cli.pipeline import run_pipeline
     from ranklens.cli.pipeline_report import print_metrics
-    from ranklens.cli.run_folder import OtherSettingsError
     from ranklens.data.home import home
     from ranklens.data.load import load_collection
+    from ranklens.data.work_folder import OtherSettingsError
 
     collection = load_collection("sample:pydocs")
     out = home() / "runs" / "demo"

@@ -89,7 +89,7 @@ def load_judged_lists(
 
     found: list[JudgedList] = []
     for given in collections:
-        spec, wanted = _with_candidates(given)
+        spec, wanted = with_candidates(given)
         source = wanted or candidates
         loaded, read = candidate_lists(
             spec, source, depth, limit=limit, judged=True, windows=windows
@@ -109,7 +109,7 @@ def load_judged_lists(
     return found
 
 
-def _with_candidates(given: str) -> tuple[str, str | None]:
+def with_candidates(given: str) -> tuple[str, str | None]:
     """Split ``COLLECTION@CANDIDATES``; a folder's own name may hold an ``@``."""
     spec, at, candidates = given.rpartition("@")
     if not at or Path(given).expanduser().exists():

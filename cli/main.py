@@ -34,6 +34,7 @@ from ranklens.cli import (
     retrieve,
     run,
     serve,
+    train,
     udcg,
 )
 from ranklens.data.errors import MissingPrerequisiteError, PartialError, RanklensError, UsageError
@@ -85,6 +86,7 @@ app.command()(calibrate.calibrate)
 app.command()(bias.bias)
 app.add_typer(heads.app, name="heads")
 app.add_typer(positions.app, name="positions")
+app.add_typer(train.app, name="train")
 app.add_typer(data.app, name="data")
 app.add_typer(cache.app, name="cache")
 app.add_typer(models.app, name="models")

@@ -20,9 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ranklens.data.errors import InvalidInputError, RanklensError
+from ranklens.data.errors import InvalidInputError
 from ranklens.data.files import write_json
 from ranklens.data.runs import Run, read_run, write_run
+from ranklens.data.work_folder import OtherSettingsError, differences, open_work_folder
 
 if TYPE_CHECKING:
     from ranklens.rerank.base import Ranking
@@ -30,11 +31,6 @@ if TYPE_CHECKING:
 FORMAT = 1
 _MANIFEST = "manifest.json"
 _FILES = (_MANIFEST, "candidates.run", "results.jsonl", "reranked.run", "metrics.json")
-_LOCK = ".lock"
-
-
-class OtherSettingsError(InvalidInputError):
-    """The folder holds a run with other settings than the ones wanted now."""
 
 
 class RunFolder:
@@ -69,10 +65,10 @@ class RunFolder:
         if not path.is_file():
             write_json(path, wanted)
             return False
-        differences = list(_differences(json.loads(path.read_text(encoding="utf-8")), wanted))
-        if differences:
+        found = list(differences(json.loads(path.read_text(encoding="utf-8")), wanted))
+        if found:
             raise OtherSettingsError(
-                f"{self.path} holds a run with other settings: {'; '.join(differences[:3])}. "
+                f"{self.path} holds a run with other settings: {'; '.join(found[:3])}. "
                 "Give another --out, or --overwrite to start again"
             )
         return True
@@ -138,45 +134,9 @@ class RunFolder:
 
 @contextmanager
 def open_run_folder(path: Path) -> Iterator[RunFolder]:
-    """Open a run folder for one process; RanklensError when another one has it.
-
-    Raises InvalidInputError for a folder that holds other files and no run, so that a wrong
-    ``--out`` cannot mix with somebody's files or destroy them.
-    """
-    from filelock import FileLock, Timeout
-
-    if path.exists() and not path.is_dir():
-        raise InvalidInputError(f"--out {path} is a file; give a folder")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        _refuse_strangers(path)
-        lock = FileLock(path / _LOCK)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RanklensError(f"another process is working in {path}; wait for it") from None
-    except OSError as error:
-        if isinstance(error, RanklensError):
-            raise
-        raise InvalidInputError(f"cannot use --out {path}: {error.strerror}") from None
-    try:
-        for entry in path.iterdir():
-            if _is_torn(entry.name):
-                entry.unlink()
+    """Open a run folder for one process; raises as ``open_work_folder``."""
+    with open_work_folder(path, _FILES, lambda folder: is_manifest(folder / _MANIFEST)):
         yield RunFolder(path)
-    finally:
-        lock.release()
-
-
-def _refuse_strangers(path: Path) -> None:
-    if is_manifest(path / _MANIFEST):
-        return
-    strangers = sorted(
-        entry.name for entry in path.iterdir() if entry.name != _LOCK and not _is_torn(entry.name)
-    )
-    if strangers:
-        raise InvalidInputError(
-            f"--out {path} holds other files ({strangers[0]}); give a new or empty folder"
-        )
 
 
 def is_manifest(manifest: Path) -> bool:
@@ -186,20 +146,3 @@ def is_manifest(manifest: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(value, dict) and {"format", "collection", "reranker"} <= set(value)
-
-
-def _is_torn(name: str) -> bool:
-    """Say whether a file is what a kill leaves of one of ours that was being written."""
-    return name.endswith(".tmp") and name.startswith(tuple(f".{known}." for known in _FILES))
-
-
-def _differences(found: Any, wanted: Any, at: str = "") -> Iterator[str]:
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        keys = sorted({*found, *wanted})
-        if found.get("kind") != wanted.get("kind"):
-            # Settings of another kind are others anyway.
-            keys = ["kind"]
-        for key in keys:
-            yield from _differences(found.get(key), wanted.get(key), f"{at}.{key}" if at else key)
-    elif found != wanted:
-        yield f"{at} was {found!r} and is now {wanted!r}"

@@ -111,7 +111,7 @@ class CausalLM:
         shared = self._shared(prompts)
         for rows in self._batches(prompts, batch):
             logits = self._last_logits([prompts[row] for row in rows], shared)
-            found = self._checked(torch.log_softmax(logits, dim=-1)[:, wanted])
+            found = self.checked(torch.log_softmax(logits, dim=-1)[:, wanted])
             result[rows] = found.double().cpu().numpy()
         return result
 
@@ -121,12 +121,15 @@ class CausalLM:
         Prompts are continued one by one. Control tokens are left out of the text. Raises
         NumericalError for NaN.
         """
-        return [
-            self._tokenizer.decode(self._greedy(prompt, most), skip_special_tokens=True)
-            for prompt in prompts
-        ]
+        return [self.decoded(self._greedy(prompt, most)) for prompt in prompts]
 
-    def _checked(self, numbers: torch.Tensor) -> torch.Tensor:
+    def decoded(self, tokens: Sequence[int]) -> str:
+        """Return tokens as text, control tokens left out."""
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+        return text
+
+    def checked(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Return numbers of the model; NumericalError where one is NaN."""
         if bool(numbers.isnan().any()):
             raise NumericalError(
                 f"{self.name} gave NaN; its weights are damaged, or {self.placement.dtype} is "
@@ -156,7 +159,7 @@ class CausalLM:
         """
         import torch
 
-        cache = self._opened(prompts[0][:shared], len(prompts)) if shared >= _WORTH else None
+        cache = self.opened(prompts[0][:shared], len(prompts)) if shared >= _WORTH else None
         rests = prompts if cache is None else [ids[shared:] for ids in prompts]
         longest = max(map(len, rests))
         # Filled up with a token of the prompt: some models warn about one made for filling.
@@ -186,7 +189,7 @@ class CausalLM:
                 return held
         return common
 
-    def _opened(self, opening: Sequence[int], copies: int) -> Any:
+    def opened(self, opening: Sequence[int], copies: int) -> Any:
         """Return the cache of what several prompts begin with; None where it cannot be shared."""
         import torch
         from transformers.cache_utils import DynamicLayer
@@ -211,7 +214,7 @@ class CausalLM:
     def _greedy(self, prompt: Sequence[int], most: int) -> list[int]:
         import torch
 
-        ends = self._ends()
+        ends = self.ends()
         answer: list[int] = []
         ids, cache = list(prompt), None
         with torch.inference_mode():
@@ -222,14 +225,14 @@ class CausalLM:
                     use_cache=True,
                     logits_to_keep=1,
                 )
-                token = int(self._checked(out.logits[0, -1]).argmax())
+                token = int(self.checked(out.logits[0, -1]).argmax())
                 if token in ends:
                     break
                 answer.append(token)
                 ids, cache = [token], out.past_key_values
         return answer
 
-    def _ends(self) -> set[int]:
+    def ends(self) -> set[int]:
         """Return the tokens that end an answer."""
         ends = getattr(self.model.generation_config, "eos_token_id", None)
         listed = ends if isinstance(ends, list) else [ends]

@@ -97,6 +97,11 @@ class Chat:
         written = self._written(_merged(parts), frame.marks)
         return _fitted(written, room, most)
 
+    @property
+    def pieces(self) -> PieceTokenizer:
+        """The tokenizer of prompts that are no chats."""
+        return self._pieces
+
     def answer(self, text: str) -> list[int]:
         """Return the ids of an answer's words, as they follow a prompt."""
         return self._pieces.trusted(text)

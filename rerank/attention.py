@@ -15,13 +15,14 @@ the tail rows of as many heads at a time as fit in a fixed room.
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Protocol
 
 import torch
 
 from ranklens.data.errors import InvalidInputError
 from ranklens.rerank.blocks import block_attention, buckets
-from ranklens.rerank.body import Softmax, causal_attention
+from ranklens.rerank.body import Softmax, causal_attention, wide
 from ranklens.rerank.branches import OPENING, Branches
 from ranklens.rerank.fused import Fused
 from ranklens.rerank.kernels.dispatch import Backend
@@ -55,7 +56,7 @@ class Held(Protocol):
 class AttentionRun:
     """What one forward pass needs to know, and what it collects.
 
-    ``layout`` has one tail per branch. ``mass`` maps a layer to a float32 tensor
+    ``layout`` has one tail per branch. ``mass`` maps a layer to a tensor
     [tails, shared], or [heads read, tails, shared] where the plan keeps heads apart. With
     ``trace`` the run also looks where NaN or Inf comes from: ``fault`` is then the first layer
     and token with a key that is not finite. Where the plan reads by rollout ``kept`` holds each
@@ -68,6 +69,8 @@ class AttentionRun:
 
     With ``held`` the shared tokens take no part in the pass but through their keys and values.
     A layout whose tails see documents at other places takes the ``frequencies`` of the model.
+    The mass is in ``dtype``, which is float64 only for a model that is. With ``to_the_end`` the
+    pass goes on behind the plan's last layer: ``last``, the one that ends it, is None.
     A layout without tails has nothing to read: ``computed`` then maps a layer to the keys and
     values [key heads, shared, D] of the shared tokens (of the last layer, keys alone).
     """
@@ -83,18 +86,21 @@ class AttentionRun:
         backend: Backend = "torch",
         apart: bool = False,
         trace: bool = False,
+        dtype: torch.dtype = torch.float32,
+        to_the_end: bool = False,
     ) -> None:
         self.shared = shared = len(layout.shared)
         self.held = held
         self.computed: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self.plan = plan
+        self.last = None if to_the_end else plan.last_layer
         self.trace = trace
         self.fault: tuple[int, int] | None = None
         self.layers_seen: set[int] = set()
         self.mass: dict[int, torch.Tensor] = {}
         self.kept: dict[int, tuple[torch.Tensor, torch.Tensor, Softmax]] = {}
         # The kernels take every document and every tail by itself, a rollout goes through all.
-        branches = Branches.of(layout.tails, apart=backend == "triton")
+        self.branches = branches = Branches.of(layout.tails, apart=backend == "triton")
         apart |= backend == "triton" or plan.values == "rollout" or held is not None
         rows = Computed.of(layout, apart=apart)
         self.ids = [*(rows.ids if held is None else ()), *branches.ids]
@@ -121,7 +127,7 @@ class AttentionRun:
             self.source = torch.tensor(source, device=device)
         self.fused: Fused | None = None
         if backend == "triton":
-            self.fused = Fused(layout, plan, positions, self.places)
+            self.fused = Fused(layout, plan, positions, self.places, self.last)
         self.prefix = rows.blocks[0][0] if rows.blocks else shared
         computed = rows.blocks if held is None and self.fused is None else ()
         self.buckets = buckets(computed, device) if computed else []
@@ -136,11 +142,20 @@ class AttentionRun:
         seen = (branch[:, None] == branch) | (branch == OPENING)
         seen &= torch.ones(seen.shape).tril().bool()
         self.tail_bias = torch.zeros(seen.shape).masked_fill(~seen, -torch.inf).to(device)
-        weights = torch.tensor(branches.weights)
+        weights = torch.tensor(branches.weights, dtype=dtype)
         self.row_weights = weights.view(len(layout.tails), self.tail_rows).to(device)
         # In an order of their own, or a sum over them would depend on the input's in its last bit.
         documents = [torch.arange(first, end) for first, end in sorted(layout.spans)]
         self.document_tokens = torch.cat(documents).to(device) if documents else None
+
+    def anew(self) -> AttentionRun:
+        """Return a run over the same tokens that has not collected anything.
+
+        What is computed a second time, for gradients, goes there.
+        """
+        other = copy.copy(self)
+        other.layers_seen, other.mass, other.kept, other.computed = set(), {}, {}, {}
+        return other
 
     def whole(self, states: torch.Tensor) -> torch.Tensor:
         """Return keys or values [key heads, rows, D] of the rows computed as those of all tokens.
@@ -173,7 +188,7 @@ class AttentionRun:
     def record(self, layer: int, heads: slice, logits: torch.Tensor, weights: torch.Tensor) -> None:
         """Add what ``heads`` of a layer pay to the shared tokens.
 
-        ``logits`` and ``weights`` are [heads, rows, P] in fp32.
+        ``logits`` and ``weights`` are [heads, rows, P], see ``wide``.
         """
         chosen = self.plan.weights[layer]
         source = (logits if self.plan.values == "logits" else weights)[:, :, : self.shared]
@@ -191,7 +206,7 @@ class AttentionRun:
             self.mass[layer] = found if known is None else torch.cat([known, found])
             return
         by_head = [chosen.get(head, 0.0) for head in range(heads.start, heads.stop)]
-        scale = scale * torch.tensor(by_head, device=scale.device)[:, None]
+        scale = scale * scale.new_tensor(by_head)[:, None]
         # Mean over a tail's rows and sum over heads are one matrix product.
         averaging = (rows[:, None] * scale[None]).flatten(1)  # [tails, heads × rows]
         found = averaging @ source.flatten(0, 1)
@@ -267,7 +282,7 @@ def branch_attention(
         run.kept[layer] = (query[0], key[0], softmax)
     if not run.tail_rows:
         run.computed[layer] = (run.whole(key[0]), run.whole(value[0]))
-        if layer == run.plan.last_layer:
+        if layer == run.last:
             raise ReadingDone
         output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
         _shared_rows(run, query, key, value, softmax, output)
@@ -275,7 +290,7 @@ def branch_attention(
     keys, values = run.whole(key[0]), run.whole(value[0])
     if run.held is not None:
         keys = run.held.keys(layer, keys)
-        if layer != run.plan.last_layer:
+        if layer != run.last:
             values = run.held.values(layer, values)
     if run.turn is not None:
         keys = torch.cat([moved(keys[:, : run.shared], *run.turn), keys[:, run.shared :]], dim=1)
@@ -347,7 +362,7 @@ def _tail_rows(
     group = heads // key_heads
     # A rollout is made of whole layers, afterwards.
     chosen = {} if run.plan.values == "rollout" else run.plan.weights.get(layer, {})
-    last = layer == run.plan.last_layer
+    last = layer == run.last
     hidden = None if softmax.window is None else run.hidden_by(softmax.window)
     output = query.new_empty(heads, rows, value.shape[-1])
     step = max(1, _ROOM // (group * rows * length))
@@ -358,8 +373,8 @@ def _tail_rows(
         if last and not read:
             continue
         # Rows of the heads that share a key head are one matrix, so keys are never repeated.
-        q = (query[of_keys].float() * softmax.scale).reshape(-1, group * rows, size)
-        logits = softmax.cap(q @ key[keys].float().transpose(1, 2)).view(-1, rows, length)
+        q = (wide(query[of_keys]) * softmax.scale).reshape(-1, group * rows, size)
+        logits = softmax.cap(q @ wide(key[keys]).transpose(1, 2)).view(-1, rows, length)
         logits[:, :, run.shared :] += run.tail_bias
         if hidden is not None:
             logits.masked_fill_(hidden, -torch.inf)

@@ -30,12 +30,17 @@ class Softmax:
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
     def normalise(self, logits: torch.Tensor, heads: slice) -> torch.Tensor:
-        """Return weights over the last dimension; logits [heads, rows, keys] in fp32."""
+        """Return weights over the last dimension; logits [heads, rows, keys], see ``wide``."""
         if self.sinks is None:
             return torch.softmax(logits, dim=-1)
-        sink = self.sinks[heads].float()[:, None]
+        sink = wide(self.sinks[heads])[:, None]
         total = torch.logaddexp(logits.logsumexp(-1), sink)
         return torch.exp(logits - total[..., None])
+
+
+def wide(states: torch.Tensor) -> torch.Tensor:
+    """Return states in what softmaxes and sums are computed in: fp32, fp64 where they are that."""
+    return states.to(torch.promote_types(states.dtype, torch.float32))
 
 
 def causal_attention(
@@ -110,7 +115,7 @@ def _rows(
     if rows.dtype == torch.float16:
         # Products beyond 65,504 would be infinite.
         rows, keys = rows.float(), keys.float()
-    logits = (rows @ keys).float()
+    logits = wide(rows @ keys)
     logits = softmax.cap(logits).view(heads, end - start, end - first)
     hidden = torch.ones(end - start, end - first, device=query.device).triu(start - first + 1) > 0
     if softmax.window is not None:

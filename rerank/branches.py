@@ -32,6 +32,14 @@ class Branches:
     numbers: list[int]
     weights: list[list[float]]
 
+    def row(self, tail: int, offset: int) -> int:
+        """Return which of the rows has the token ``offset`` of a tail (from 0)."""
+        for number in (OPENING, OPENING + 1 + tail):
+            for row, found in enumerate(zip(self.numbers, self.offsets, strict=True)):
+                if found == (number, offset):
+                    return row
+        raise IndexError(f"tail {tail} has no token {offset}")
+
     @classmethod
     def of(cls, tails: Sequence[Tail], *, apart: bool = False) -> Branches:
         """Arrange the rows of tails; ``apart`` repeats for each what they have in common."""

@@ -127,7 +127,7 @@ class AttentionEngine:
                 tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
                 config = AutoConfig.from_pretrained(path, local_files_only=True)
                 whole = config.get_text_config().num_hidden_layers
-                _shorten(config, layers)
+                shorten(config, layers)
                 model, loading = AutoModel.from_pretrained(
                     path,
                     config=config,
@@ -367,7 +367,7 @@ class AttentionEngine:
             )
 
 
-def _shorten(config: Any, layers: int | None) -> None:
+def shorten(config: Any, layers: int | None) -> None:
     """Leave out of a configuration the layers behind the first ``layers``.
 
     Raises InvalidInputError where that leaves out every layer that can be read.

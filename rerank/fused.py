@@ -21,7 +21,7 @@ class Fused:
     """How a layout's rows see its keys, made once for all layers of a pass.
 
     ``positions`` [P] are those that tokens are computed at, ``places`` [P] where tails see them.
-    ``documents``: the blocks of the shared tokens, None where these are causal.
+    ``last`` is the layer that ends the pass, if one does. ``documents``: the blocks of the shared tokens, None where these are causal.
     """
 
     def __init__(
@@ -30,7 +30,9 @@ class Fused:
         plan: SignalPlan,
         positions: torch.Tensor,
         places: torch.Tensor,
+        last: int | None,
     ) -> None:
+        self._last = last
         self._plan, self._positions, self._places = plan, positions, places
         self._shared = shared = len(layout.shared)
         self._counted = _counted(layout, plan.over, places.device)
@@ -77,7 +79,7 @@ class Fused:
         ``AttentionRun``. No output in the last layer read, no mass where none is read.
         """
         output = sums = None
-        if layer != self._plan.last_layer:
+        if layer != self._last:
             found = block_attention(
                 query, key, value, self.tails, scale=softmax.scale, softcap=softmax.softcap,
                 sinks=softmax.sinks, window=softmax.window, positions=self._places,

@@ -77,7 +77,7 @@ def _replacements(
     model: Any, last_layer: int, split: _Split
 ) -> Iterator[tuple[nn.Module, str, nn.Module]]:
     """Yield (parent, name of a child, what to put in its place)."""
-    for number, layer in _layers(model, last_layer):
+    for number, layer in decoder_layers(model, last_layer):
         whole = []
         for name, child in layer.named_children() if split.steady is not None else ():
             if _is_row_by_row(child):
@@ -98,7 +98,7 @@ def _replacements(
 def _norms(
     model: Any, last_layer: int, lean: Mapping[nn.Module, nn.Module]
 ) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    for _, layer in _layers(model, last_layer):
+    for _, layer in decoder_layers(model, last_layer):
         for parent in layer.modules():
             for name, child in parent.named_children():
                 instead = stand_in(child, lean)
@@ -110,13 +110,13 @@ def _pieces(
     model: Any, last_layer: int, lean: Mapping[nn.Module, nn.Module]
 ) -> Iterator[tuple[nn.Module, str, nn.Module]]:
     """Yield what takes the place of norms and MLPs, piece by piece."""
-    for _, layer in _layers(model, last_layer):
+    for _, layer in decoder_layers(model, last_layer):
         for name, child in layer.named_children():
             if _is_row_by_row(child) or type(child).__name__.endswith("RMSNorm"):
                 yield layer, name, _InPieces(stand_in(child, lean))
 
 
-def _layers(model: Any, last_layer: int) -> Iterator[tuple[int, nn.Module]]:
+def decoder_layers(model: Any, last_layer: int) -> Iterator[tuple[int, nn.Module]]:
     """Yield number and module of the decoder's layers up to the last that is read."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     for layer in (layer for layers in lists for layer in layers):

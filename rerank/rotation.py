@@ -47,8 +47,9 @@ def moved(keys: torch.Tensor, by: torch.Tensor, inverse: torch.Tensor) -> torch.
     import torch
 
     half = len(inverse)
+    wide = keys.to(torch.promote_types(keys.dtype, torch.float32))
     angle = by.to(inverse)[:, None] * inverse
     cos, sin = torch.cos(angle), torch.sin(angle)
-    first, second, rest = keys.float().tensor_split([half, 2 * half], dim=-1)
+    first, second, rest = wide.tensor_split([half, 2 * half], dim=-1)
     turned = (first * cos - second * sin, second * cos + first * sin, rest)
     return torch.cat(turned, dim=-1).to(keys.dtype)

@@ -299,10 +299,28 @@ def test_rows_behind_kept_keys_find_what_they_find_in_the_whole(
         Blocks(PROMPT[-2:], base=80)
 
 
-@pytest.mark.usefixtures("triton")
-def test_gradients_take_the_queries_of_all_tokens() -> None:
-    query, key, value = Case(PROMPT).inputs()
-    tails = Blocks(PROMPT[-2:], base=81)
-    found = block_attention(query[:, 81:], key, value, tails, scale=0.25, backend="triton")
-    with pytest.raises(UsageError, match="these begin with token 81"):
-        torch.autograd.grad(found.output.sum(), query)
+@pytest.mark.usefixtures("triton", "nan_empty")
+@pytest.mark.parametrize("chunk", [None, 16])
+def test_rows_behind_kept_keys_have_the_gradients_of_the_whole(
+    chunk: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys before the rows are seen by tails, by one tail of the two, or by nobody."""
+    if chunk is not None:
+        monkeypatch.setattr(layout, "_CHUNK", chunk)
+    ranges = ((0, 90, 0), (90, 97, 60), (97, 130, 33))
+    case = Case(ranges, group=3, key_heads=2, window=70, sinks=True, softcap=3.0)
+    inputs = case.inputs()
+    query, key, value, sinks = inputs
+    options: dict[str, Any] = {
+        "window": 70, "scale": 0.25, "positions": case.positions(), "sinks": sinks, "softcap": 3.0
+    }  # fmt: skip
+    gradients = []
+    for backend in get_args(Backend):
+        found = block_attention(
+            query[:, 90:], key, value, Blocks(ranges[1:], base=90), backend=backend, **options
+        )
+        gradients.append(with_gradients((found.output, found.lse), inputs))
+    for ours, theirs in zip(*gradients, strict=True):
+        check(ours, theirs.double())
+    assert not gradients[0][3][:, 60:90].any()
+    assert gradients[0][3][:, :60].any()

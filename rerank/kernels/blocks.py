@@ -20,7 +20,6 @@ import triton
 import triton.language as tl
 from torch.autograd.function import once_differentiable
 
-from ranklens.data.errors import UsageError
 from ranklens.rerank.kernels.blocks_grad import gradients
 from ranklens.rerank.kernels.layout import Blocks
 from ranklens.rerank.kernels.reference import Attended
@@ -203,10 +202,6 @@ class _BlockAttention(torch.autograd.Function):
     def backward(ctx: Any, d_output: torch.Tensor, d_lse: torch.Tensor) -> tuple[Any, ...]:
         query, key, value, sinks, positions, output, lse = ctx.saved_tensors
         blocks, scale, softcap, window = ctx.settings
-        if blocks.base:
-            raise UsageError(
-                f"gradients take the queries of all tokens; these begin with token {blocks.base}"
-            )
         found = gradients(
             query, key, value, sinks, positions, output, lse, d_output, d_lse,
             blocks, scale, softcap, window,

@@ -10,7 +10,8 @@
 
 dq has the programs of the forward pass. dk and dv have one for each tile of keys, which walks
 all rows that see it, its own block's and those whose prefix it lies in; where they are many,
-several programs whose parts are added in order. So nothing is added to by two programs.
+several programs whose parts are added in order. Keys before ``blocks.base`` have no rows of their
+own, only those whose prefix they lie in. So nothing is added to by two programs.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from ranklens.rerank.kernels.tile import (
     store_tile,
 )
 
-_VARYING = ["length", "window"]
+_VARYING = ["length", "base", "window"]
 
 
 @triton.jit
@@ -72,7 +73,7 @@ def _towards_query(
 def _blocks_query_bwd_kernel(
     query, key, value, d_output, lse, delta, d_query, part, positions, items,
     q_head, q_row, k_head, k_row, v_head, v_row, do_head, do_row, dq_head, dq_row, length,
-    scale, softcap, window,
+    base, scale, softcap, window,
     G: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr,
     BM: tl.constexpr, BS: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr,
 ):  # fmt: skip
@@ -88,7 +89,7 @@ def _blocks_query_bwd_kernel(
     o_row = first + o_m // G
     o_head = i_key_head * G + o_m % G  # [BM]
     m_row = (o_m < BM // G * G) & (o_row < end)
-    o_far = o_row.to(tl.int64)
+    o_far = (o_row - base).to(tl.int64)
     b_q = load_tile(query, o_head * q_head + o_far * q_row, m_row, D, BD)  # [BM, BD]
     b_do = load_tile(d_output, o_head * do_head + o_far * do_row, m_row, DV, BDV)  # [BM, BDV]
     b_lse = tl.load(lse + o_head * length + o_far, mask=m_row, other=0.0) * LOG2E
@@ -121,7 +122,7 @@ def _blocks_query_bwd_kernel(
 def _blocks_key_bwd_kernel(
     query, key, value, d_output, lse, delta, d_key, d_value, part_k, part_v, positions, items,
     visits, q_head, q_row, k_head, k_row, v_head, v_row, do_head, do_row,
-    dk_head, dk_row, dv_head, dv_row, length, scale, softcap, window,
+    dk_head, dk_row, dv_head, dv_row, length, base, scale, softcap, window,
     G: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr,
     BM: tl.constexpr, BS: tl.constexpr, SOFTCAP: tl.constexpr, WINDOW: tl.constexpr,
 ):  # fmt: skip
@@ -158,7 +159,7 @@ def _blocks_key_bwd_kernel(
                 b_first = tl.min(tl.where(m_row, b_place, 2**30), 0)
                 near = b_first - tl.max(b_there, 0) < window
             if near:
-                o_up = o_row.to(tl.int64)
+                o_up = (o_row - base).to(tl.int64)
                 b_q = load_tile(query, o_head * q_head + o_up * q_row, m_row, D, BD)
                 b_do = load_tile(d_output, o_head * do_head + o_up * do_row, m_row, DV, BDV)
                 b_lse = tl.load(lse + o_head * length + o_up, mask=m_row, other=0.0) * LOG2E
@@ -183,9 +184,9 @@ def _blocks_key_bwd_kernel(
         store_tile(part_v, o_part * DV, o_n < BS, b_dv, DV, BDV)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["base"])
 def _sum_bwd_kernel(
-    target, part, joins, t_head, t_row,
+    target, part, joins, t_head, t_row, base,
     G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
     """target = Σ_n part_n, n in order; parts are tiles of rows with G heads folded in."""
@@ -201,7 +202,8 @@ def _sum_bwd_kernel(
     for slot in range(slot_from, slot_to):
         o_part = (slot * tl.num_programs(1) + i_key_head) * BM + o_m
         b_sum += load_tile(part, o_part * D, o_m < BM, D, BD)
-    store_tile(target, o_head * t_head + o_row.to(tl.int64) * t_row, m_row, b_sum, D, BD)
+    o_far = (o_row - base).to(tl.int64)
+    store_tile(target, o_head * t_head + o_far * t_row, m_row, b_sum, D, BD)
 
 
 def gradients(
@@ -241,14 +243,14 @@ def gradients(
     part_k = parts(backward.slots, tiles.keys, size)
     part_v = parts(backward.slots, tiles.keys, value_size)
     strides = [n for x in (query, key, value, d_output) for n in x.stride()[:2]]
-    numbers = (length, scale, softcap or 0.0, window or 0)
+    numbers = (length, blocks.base, scale, softcap or 0.0, window or 0)
     constants = {
         "G": group, "D": size, "DV": value_size, "BD": padded(size), "BDV": padded(value_size),
         "BM": tiles.rows, "BS": tiles.keys, "SOFTCAP": softcap is not None,
         "WINDOW": window is not None, "num_warps": tiles.warps, "num_stages": tiles.stages,
     }  # fmt: skip
     with on_device_of(query):
-        if length:
+        if key.shape[1]:
             _blocks_query_bwd_kernel[(len(forward.items), key_heads)](
                 query, key, value, d_output, lse, delta, d_query, part_q, positions, forward.items,
                 *strides, *d_query.stride()[:2], *numbers, **constants,
@@ -258,16 +260,19 @@ def gradients(
                 backward.items, backward.visits, *strides, *d_key.stride()[:2],
                 *d_value.stride()[:2], *numbers, **constants,
             )  # fmt: skip
-        _join(d_query, part_q, forward.joins, group)
+        _join(d_query, part_q, forward.joins, group, blocks.base)
         _join(d_key, part_k, backward.joins, 1)
         _join(d_value, part_v, backward.joins, 1)
     return d_query, d_key, d_value, d_sinks
 
 
-def _join(target: torch.Tensor, part: torch.Tensor, joins: torch.Tensor, group: int) -> None:
+def _join(
+    target: torch.Tensor, part: torch.Tensor, joins: torch.Tensor, group: int, base: int = 0
+) -> None:
     """Write the sums of parts [slots, key heads, rows of a tile, D] where their rows belong."""
     if len(joins):
         _, key_heads, height, size = part.shape
         _sum_bwd_kernel[(len(joins), key_heads)](
-            target, part, joins, *target.stride()[:2], G=group, D=size, BD=padded(size), BM=height
-        )
+            target, part, joins, *target.stride()[:2], base, G=group, D=size, BD=padded(size),
+            BM=height,
+        )  # fmt: skip

@@ -118,15 +118,18 @@ class Blocks:
         items, joins, slot = [], [], 0
         visits: list[tuple[int, int, int, int]] = []
         readers = self._readers()
-        for start, end, _ in self.ranges:
+        # Keys before ``base`` have no rows of their own.
+        alone = [(0, self.base)] if self.base else []
+        for start, end in [*alone, *((start, end) for start, end, _ in self.ranges)]:
             tiles = _ceil(end - start, width)
             for key in range(start, end, width):
                 limit = min(key + width, end)
-                rows = [(key, end, limit, 1)]
+                rows = [] if start < self.base else [(key, end, limit, 1)]
                 rows += [(a, b, min(seen, limit), 0) for a, b, seen in readers if seen > key]
                 total = sum(b - a for a, b, _, _ in rows)
                 chunk = _chunk(total, tiles)
-                parts = list(_cut(rows, chunk))
+                # Keys that nobody sees have gradients too, of 0.
+                parts = list(_cut(rows, chunk)) or [[]]
                 first = slot
                 for part in parts:
                     number = -1 if len(parts) == 1 else slot

@@ -1,0 +1,402 @@
+"""``ranklens train model``: training lists to a model that is loaded by its folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+from ranklens.cli import options
+from ranklens.cli.specs import DEFAULT_MODEL
+from ranklens.data.errors import PartialError, UsageError
+
+if TYPE_CHECKING:
+    from ranklens.data.device import Placement
+    from ranklens.data.models import ResolvedModel
+    from ranklens.rerank.profile import Profile
+    from ranklens.rerank.training.checkpoint import TrainingFolder
+    from ranklens.rerank.training.lists import TrainingList
+    from ranklens.rerank.training.settings import Settings
+    from ranklens.rerank.training.trainer import Step, Trainer
+    from ranklens.rerank.training.validation import HeldOut, Validation
+
+_RANK = 16
+_RATES = {"lora": 3e-4, "all": 5e-5}
+_ADAPTER_DTYPES = ("bfloat16", "float16", "float32")
+
+
+def model(
+    lists: Annotated[
+        Path, typer.Argument(metavar="LISTS", help="A folder that `ranklens train lists` made.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The run folder; the same command resumes in it.")
+    ],
+    base: Annotated[
+        str,
+        typer.Option(
+            "--model", help="What is trained: a name of `ranklens models list`, a folder, a hub id."
+        ),
+    ] = DEFAULT_MODEL,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            help="What it is read with: a shipped profile or a JSON file; documents in blocks, "
+            "the logarithm of their attention."
+        ),
+    ] = None,
+    layers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Read every head of the first so many layers, and no others."),
+    ] = None,
+    objective: Annotated[
+        str,
+        typer.Option(
+            help="A sum of graded, infonce, kl(TEACHER, τ), margin-mse(TEACHER, τ) and next-token, "
+            "as in 'graded + 0.5*kl(minilm-l6, 0.05)'."
+        ),
+    ] = "graded",
+    validation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LISTS|COLLECTION[@CANDIDATES]",
+            help="Validate on these, and keep the weights that rank them best.",
+        ),
+    ] = None,
+    validation_depth: Annotated[
+        int, typer.Option(callback=options.positive, help="Candidates of a collection's queries.")
+    ] = 20,
+    validation_limit: Annotated[
+        int | None,
+        typer.Option(callback=options.positive, help="Validate on the first so many only."),
+    ] = None,
+    lora: Annotated[int | None, typer.Option(help=f"LoRA's rank ({_RANK}).")] = None,
+    alpha: Annotated[float | None, typer.Option(help="LoRA's α; its rank if absent.")] = None,
+    all_weights: Annotated[
+        bool, typer.Option("--all-weights", help="Train all weights of the layers, no adapter.")
+    ] = False,
+    steps: Annotated[
+        int | None, typer.Option(help="How many steps; all lists once if absent.")
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Instead of --steps: how often all lists are visited.")
+    ] = None,
+    accumulate: Annotated[int, typer.Option(help="Lists in a step.")] = 1,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option("--lr", help="Learning rate (LoRA 3e-4, all weights 5e-5)."),
+    ] = None,
+    head_learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            "--head-lr",
+            help="That of head weights (0.003 of their mean); 0 keeps them as they are.",
+        ),
+    ] = None,
+    schedule: Annotated[
+        str, typer.Option(help="After the warm-up: cosine (down to 0) or constant.")
+    ] = "cosine",
+    warmup: Annotated[
+        int | None, typer.Option(help="Steps of warm-up (a twentieth of all).")
+    ] = None,
+    weight_decay: Annotated[float, typer.Option(help="AdamW's, of matrices.")] = 0.0,
+    clip: Annotated[float, typer.Option(help="The most that gradients' norm may be.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Order of lists and documents; LoRA's start.")] = 0,
+    validate_every: Annotated[int, typer.Option(help="Steps between validations.")] = 50,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after so many validations without a better one.")
+    ] = None,
+    save_every: Annotated[
+        int, typer.Option(callback=options.positive, help="Steps between checkpoints.")
+    ] = 50,
+    checkpointing: Annotated[
+        bool,
+        typer.Option(
+            "--checkpointing", help="Less memory, a third more work: compute layers twice."
+        ),
+    ] = False,
+    adapter_dtype: Annotated[
+        str, typer.Option(help="What an adapter is stored in: bfloat16, float16 or float32.")
+    ] = "bfloat16",
+    device: options.DeviceOption = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32 or bfloat16; chosen if absent.")
+    ] = None,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Train a decoder's attention to rank; resumes exactly where it was interrupted.
+
+    Steps over the lists, with documents in another order at every visit. The folder then holds
+    model/ (loaded as attention:OUT/model), curve.svg, and a checkpoint.
+
+    Example: ranklens train model lists --layers 18 --validation scifact -o runs/trained
+    """
+    if all_weights and (lora is not None or alpha is not None):
+        raise UsageError("--all-weights trains no adapter: give it, or --lora and --alpha")
+    if steps is not None and epochs is not None:
+        raise UsageError("--steps and --epochs exclude each other; give one")
+    if adapter_dtype not in _ADAPTER_DTYPES:
+        raise UsageError(
+            f"--adapter-dtype is {adapter_dtype!r}; choose {', '.join(_ADAPTER_DTYPES)}"
+        )
+    if validation is None and patience is not None:
+        raise UsageError("--patience counts validations: give --validation")
+    from ranklens.cli.output import note, warn
+    from ranklens.cli.specs import pull_model
+    from ranklens.cli.train_validation import held_out_lists, seen_in_training
+    from ranklens.data.extras import require
+    from ranklens.data.models import resolve
+    from ranklens.rerank.profile_file import load_profile
+    from ranklens.rerank.training.checkpoint import open_training_folder
+    from ranklens.rerank.training.folder import lists_digest, read_lists
+    from ranklens.rerank.training.settings import HEAD_RATE, Schedule, Settings
+    from ranklens.rerank.training.starting import starting_profile
+
+    require("llm", "torch", "transformers", "safetensors")
+    if not all_weights:
+        require("train", "peft")
+    chosen = starting_profile(None if profile is None else load_profile(profile), layers)
+    parts = read_lists(lists)
+    _check_teachers(objective, parts)
+    held_out = None
+    if validation is not None:
+        held_out = held_out_lists(validation, validation_depth, validation_limit)
+        seen = seen_in_training(held_out, parts)
+        if seen:
+            warn(
+                [
+                    f"{len(seen)} of the queries to validate on are trained on (first: "
+                    f"{seen[0]!r}): the figures will be too good"
+                ]
+            )
+    pull_model(base)
+    resolved = resolve(base)
+    placement = _placement(device, dtype)
+    count = (
+        steps if steps is not None else _steps(1.0 if epochs is None else epochs, parts, accumulate)
+    )
+    rate = _RATES["all" if all_weights else "lora"] if learning_rate is None else learning_rate
+    heads = (
+        HEAD_RATE * _mean_weight(chosen, resolved)
+        if head_learning_rate is None
+        else head_learning_rate
+    )
+    settings = Settings(
+        lists=lists_digest(lists),
+        model=_name(base),
+        revision=resolved.revision,
+        profile=chosen.to_dict(),
+        objective=objective,
+        steps=count,
+        learning_rate=rate,
+        head_learning_rate=heads,
+        lora=None if all_weights else _RANK if lora is None else lora,
+        alpha=alpha,
+        schedule=Schedule(
+            cast("Literal['cosine', 'constant']", schedule),
+            count // 20 if warmup is None else warmup,
+        ),
+        weight_decay=weight_decay,
+        clip=clip,
+        accumulate=accumulate,
+        seed=seed,
+        device=placement.device.partition(":")[0],
+        dtype=placement.dtype,
+        validation=None if held_out is None else held_out.digest,
+        validate_every=validate_every,
+        patience=patience,
+        versions=_versions(adapter=not all_weights),
+    )
+    with open_training_folder(out) as folder:
+        if folder.begin(settings):
+            note(f"resuming in {out}")
+        manifest = _run(
+            settings, chosen, parts, held_out, resolved, placement, folder,
+            lists=lists, save_every=save_every, checkpointing=checkpointing,
+            adapter_dtype=adapter_dtype,
+        )  # fmt: skip
+        _tell(folder, manifest, as_json)
+
+
+def _run(
+    settings: Settings,
+    profile: Profile,
+    parts: Sequence[TrainingList],
+    held_out: HeldOut | None,
+    base: ResolvedModel,
+    placement: Placement,
+    folder: TrainingFolder,
+    *,
+    lists: Path,
+    save_every: int,
+    checkpointing: bool,
+    adapter_dtype: str,
+) -> dict[str, Any]:
+    """Train to the end and write the model; PartialError on Ctrl-C."""
+    from ranklens.cli.output import note
+    from ranklens.cli.train_progress import training_progress
+    from ranklens.rerank.engine import AttentionEngine
+    from ranklens.rerank.training.export import Provenance, export
+    from ranklens.rerank.training.folder import read_manifest
+    from ranklens.rerank.training.objectives import parse_objective
+    from ranklens.rerank.training.student import Student
+    from ranklens.rerank.training.trainer import Trainer, trained_weights
+
+    trainer: Trainer | None = None
+    try:
+        note(f"loading {base.spec} on {placement.device} in {placement.dtype}: {placement.reason}")
+        answers = parse_objective(settings.objective).asks_for_answers
+        engine = AttentionEngine.from_pretrained(
+            base.path,
+            device=placement.device,
+            dtype=placement.dtype,
+            layers=None if answers else profile.signal.layers_needed,
+        )
+        named = trained_weights(engine.model, settings)
+        student = Student(
+            engine,
+            profile,
+            checkpointing=checkpointing,
+            train_heads=settings.head_learning_rate > 0,
+        )
+        trainer = Trainer(
+            student, named, settings, parts, folder, held_out=held_out, save_every=save_every
+        )
+        weights = sum(own.numel() for _, own in named)
+        note(
+            f"{weights:,} weights and {len(student.plan.heads)} heads, {len(parts)} lists, "
+            f"steps {trainer.step} to {settings.steps}"
+        )
+        with training_progress(settings.steps, trainer.step, trainer.best) as tell:
+            trainer.run(_watching(tell, folder, settings))
+        if trainer.stopped_early:
+            note(
+                f"stopped at step {trainer.step}: no better validation since step {_best(trainer)}"
+            )
+        _draw(folder, settings)
+        return export(
+            folder.model,
+            trainer,
+            Provenance(base, read_manifest(lists), _licence(base.spec)),
+            held_out=held_out,
+            dtype=cast("Literal['bfloat16', 'float16', 'float32']", adapter_dtype),
+        )
+    except KeyboardInterrupt:
+        kept = trainer.saved_step if trainer is not None else 0
+        where = "from there" if kept else "from the start"
+        raise PartialError(
+            f"interrupted; step {kept} of {settings.steps} is kept, and the same command goes on "
+            f"{where} ({folder.path})"
+        ) from None
+
+
+def _check_teachers(objective: str, parts: Sequence[TrainingList]) -> None:
+    """Raise UsageError for a teacher that scored none of the lists."""
+    from ranklens.rerank.training.objectives import parse_objective
+
+    known = {name for part in parts for query in part.queries for name in query.teachers}
+    for teacher in parse_objective(objective).teachers:
+        if teacher not in known:
+            have = ", ".join(sorted(known)) or "none"
+            raise UsageError(
+                f"--objective asks for teacher {teacher!r}; the lists have scores of: {have}"
+            )
+
+
+def _steps(epochs: float, parts: Sequence[TrainingList], accumulate: int) -> int:
+    if not 0 < epochs < math.inf:
+        raise UsageError(f"--epochs must be positive and finite, got {epochs}")
+    return max(1, math.ceil(epochs * len(parts) / max(1, accumulate)))
+
+
+def _placement(device: str | None, dtype: str | None) -> Placement:
+    """Return where to train; float16, which some GPUs would rank in, is not for gradients."""
+    from ranklens.data.device import choose_placement
+
+    found = choose_placement(device, dtype)
+    if dtype is None and found.dtype == "float16":
+        return choose_placement(device, "float32")
+    return found
+
+
+def _mean_weight(profile: Profile, base: ResolvedModel) -> float:
+    """Return the mean absolute weight of the heads that a profile reads of a model."""
+    from transformers import AutoConfig
+
+    from ranklens.rerank.plan import plan_signal
+
+    config = AutoConfig.from_pretrained(base.path, local_files_only=True).get_text_config()
+    plan = plan_signal(profile.signal, config)
+    weights = [abs(weight) for of_layer in plan.weights.values() for weight in of_layer.values()]
+    return sum(weights) / len(weights)
+
+
+def _name(spec: str) -> str:
+    from ranklens.data.models.naming import name_of
+
+    return name_of(spec)
+
+
+def _licence(spec: str) -> str | None:
+    from ranklens.data.models import REGISTRY
+
+    return REGISTRY[spec].licence if spec in REGISTRY else None
+
+
+def _versions(*, adapter: bool) -> Mapping[str, str]:
+    from importlib.metadata import version
+
+    names = ("ranklens", "tokenizers", "torch", "transformers", *(("peft",) if adapter else ()))
+    return {name: version(name) for name in names}
+
+
+def _best(trainer: Trainer) -> int:
+    return trainer.best.step if trainer.best is not None else 0
+
+
+def _watching(
+    tell: Callable[[Step | Validation], None], folder: TrainingFolder, settings: Settings
+) -> Callable[[Step | Validation], None]:
+    """Return what tells of every event, and draws the curve anew at every validation."""
+    from ranklens.rerank.training.validation import Validation
+
+    def watch(event: Step | Validation) -> None:
+        tell(event)
+        if isinstance(event, Validation):
+            _draw(folder, settings)
+
+    return watch
+
+
+def _draw(folder: TrainingFolder, settings: Settings) -> None:
+    from ranklens.data.files import atomic_writer
+    from ranklens.rerank.training.curve import curve_picture, read_curve
+
+    title = f"{settings.model}: {settings.objective}"
+    with atomic_writer(folder.path / "curve.svg") as stream:
+        stream.write(curve_picture(read_curve(folder.curve_file), title))
+
+
+def _tell(folder: TrainingFolder, manifest: Mapping[str, Any], as_json: bool) -> None:
+    from ranklens.cli.output import note, print_json, print_table
+
+    figures = manifest["figures"]
+    if as_json:
+        print_json(
+            {
+                "status": "ok",
+                "model": str(folder.model),
+                "figures": figures,
+                "measured": manifest["measured"],
+                "stopped_early": manifest["stopped_early"],
+            }
+        )
+        return
+    rows = [[key, str(x) if isinstance(x, int) else f"{x:.4f}"] for key, x in figures.items()]
+    print_table("figures", ["figure", "value"], rows)
+    note(f"measured: {manifest['measured'] or 'nothing was held out'}")
+    note(f"the loss: {folder.path / 'curve.svg'}")
+    note(f"to use it: --reranker attention:{folder.model}")
