@@ -1,4 +1,4 @@
-"""BlockRank's next-token loss on the answer: against transformers' own, and what it leaves alone."""
+"""BlockRank's next-token loss on the answer, against transformers' own."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_queries_without_relevant_documents_have_no_answer(engine: AttentionEngi
 
 def test_missing_layers_and_embeddings_are_named(folder: Path) -> None:
     shortened = AttentionEngine.from_pretrained(folder, device="cpu", dtype="float32", layers=1)
-    with pytest.raises(InvalidInputError, match="needs all 2 layers .* 1 are loaded"):
+    with pytest.raises(InvalidInputError, match=r"needs all 2 layers .* 1 are loaded"):
         Student(shortened, blockrank(), train_heads=False).losses(LIST, ALONE)
     near = dataclasses.replace(
         blockrank(), layout=dataclasses.replace(blockrank().layout, tail_position=1000)
@@ -164,7 +164,7 @@ def test_missing_layers_and_embeddings_are_named(folder: Path) -> None:
 
 def test_profiles_whose_documents_have_no_numbers_are_refused(engine: AttentionEngine) -> None:
     plain = load_profile("icr-block")
-    with pytest.raises(InvalidInputError, match="put {number} into prompt.marker"):
+    with pytest.raises(InvalidInputError, match=r"put {number} into prompt\.marker"):
         Student(engine, plain, train_heads=False).losses(LIST, ALONE)
     blocks = blockrank().prompt.blocks
     assert blocks is not None
