@@ -57,9 +57,8 @@ def engine(folder: Path) -> AttentionEngine:
     return found
 
 
-def theirs(folder: Path, student: Student, number: int, answer: str) -> Tensor:
+def theirs(model: Any, student: Student, number: int, answer: str) -> Tensor:
     """Return the loss of transformers' language model on a query's answer, behind a dense mask."""
-    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
     query = QUERIES[number].text
     layout = student._prompts.build([query], DOCUMENTS, student.engine.context)
     tail = layout.tails[0].ids
@@ -80,21 +79,29 @@ def theirs(folder: Path, student: Student, number: int, answer: str) -> Tensor:
 
 
 @pytest.mark.parametrize("introduction", [None, SEVERAL], ids=["query first", "shared pass"])
-def test_the_loss_is_that_of_a_causal_language_model(
+def test_loss_and_gradients_are_those_of_a_causal_language_model(
     folder: Path, engine: AttentionEngine, introduction: str | None
 ) -> None:
     profile = blockrank(**({} if introduction is None else {"introduction": introduction}))
     student = Student(engine, profile, train_heads=False)
     order = student._orders(len(DOCUMENTS))[0]
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
     expected = []
     for number, relevant in enumerate(((0, 2), (1,))):
         named = ", ".join(str(slot) for slot, index in enumerate(order) if index in relevant)
-        expected.append(theirs(folder, student, number, f"[{named}]"))
-    mean = torch.stack(expected).mean().item()
+        expected.append(theirs(model, student, number, f"[{named}]"))
+    mean = torch.stack(expected).mean()
 
     loss = student.losses(LIST, ALONE)
     assert loss is not None
-    assert loss.item() == pytest.approx(mean, rel=1e-5)
+    assert loss.item() == pytest.approx(mean.item(), rel=1e-5)
+    torch.autograd.backward([loss, mean])
+    with torch.no_grad():
+        ours, exact = dict(engine.model.named_parameters()), dict(model.named_parameters())
+        for name, weight in ours.items():
+            found, gradient = weight.grad, exact[f"model.{name}"].grad
+            assert found is not None
+            assert (found - gradient).abs().max() < 2e-4 * gradient.abs().max(), name
 
 
 def test_gradients_reach_what_is_behind_the_reading_layer(engine: AttentionEngine) -> None:
@@ -122,6 +129,8 @@ def test_the_answer_changes_nothing_of_what_is_read(engine: AttentionEngine) -> 
         parts = [student.losses(LIST, objective) for objective in (ALONE, infonce, BOTH)]
     scores = torch.stack([row for row, _ in read])
     assert scores.std() > 1e-3
+    # BlockRank's S is a distribution over the documents.
+    torch.testing.assert_close(scores.sum(1), torch.ones(3))
     torch.testing.assert_close(scores, plain, rtol=1e-5, atol=1e-7)
     assert [told is None for _, told in read] == [False, False, True]
     tokens, attention, both = (0.0 if part is None else part.item() for part in parts)

@@ -162,6 +162,18 @@ def test_adapters_have_the_gradients_of_a_dense_pass() -> None:
     compare(found, gradients(expected, student), 1e-9)
 
 
+def test_ranking_with_adapters_is_that_of_the_student(single: AttentionEngine) -> None:
+    student = Student(single, PROFILES["log"])
+    with torch.no_grad():
+        before = student.scores(["cell"], DOCUMENTS)[0]
+        with_lora(single)
+        found = student.scores(["cell"], DOCUMENTS)[0]
+    assert (found - before).abs().max() > 1e-2
+    ranking = AttentionReranker(single, PROFILES["log"]).rank("cell", DOCUMENTS)
+    expected = sorted((document.index, document.score) for document in ranking)
+    assert found.tolist() == pytest.approx([score for _, score in expected], rel=1e-5)
+
+
 @pytest.mark.parametrize("name", ["log", "log-ratio", "causal"])
 def test_queries_of_one_pass_are_those_of_passes_of_their_own(
     engine: AttentionEngine, name: str
