@@ -101,6 +101,7 @@ def test_loss_and_gradients_are_those_of_a_causal_language_model(
         for name, weight in ours.items():
             found, gradient = weight.grad, exact[f"model.{name}"].grad
             assert found is not None
+            assert gradient is not None
             assert (found - gradient).abs().max() < 2e-4 * gradient.abs().max(), name
 
 

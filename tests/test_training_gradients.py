@@ -427,6 +427,22 @@ def test_orders_are_averaged_as_in_ranking(single: AttentionEngine) -> None:
     assert found.tolist() == pytest.approx([score for _, score in expected], rel=1e-4)
 
 
+def test_a_document_without_attention_is_last_and_moves_nothing(engine: AttentionEngine) -> None:
+    """Weights that add up to less than 0 would put the logarithm of nothing first."""
+    student = Student(engine, PROFILES["log"])
+    with torch.no_grad():
+        student.head_weights.copy_(torch.tensor([-1.0, -1.0, 0.5, 0.5]))
+    layout = student._prompts.build(["capital of france", "cell"], DOCUMENTS, 4000)
+    empty = (layout.spans[3][0],) * 2
+    scores = student.scores_of(dataclasses.replace(layout, spans=(*layout.spans[:3], empty)))
+    assert torch.equal(scores[:, 3], scores[:, :3].amin(1))
+    weight = engine.model.layers[0].self_attn.k_proj.weight
+    (slope,) = torch.autograd.grad(scores[:, :3].sum(), [weight], retain_graph=True)
+    assert slope.any()
+    (slope,) = torch.autograd.grad(scores[:, 3].sum(), [weight])
+    assert not slope.any(), "nothing is to be had from it"
+
+
 def test_heads_summed_by_token_are_refused_for_training() -> None:
     engine: Any = None
     with pytest.raises(InvalidInputError, match="train_heads=False"):

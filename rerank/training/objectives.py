@@ -206,7 +206,8 @@ def _kl(scores: torch.Tensor, taught: torch.Tensor, tau: float) -> torch.Tensor:
     import torch
 
     target = (taught / tau).softmax(0)
-    return (torch.special.xlogy(target, target) - target * scores.log_softmax(0)).sum()
+    found: torch.Tensor = torch.special.xlogy(target, target) - target * scores.log_softmax(0)
+    return found.sum()
 
 
 def _margin_mse(scores: torch.Tensor, taught: torch.Tensor, tau: float) -> torch.Tensor:
