@@ -202,7 +202,12 @@ class Bench:
             for n in heads
         )
         positions = torch.arange(length, device=self.device)
-        return query, key, value, Fused(layout, self.plan, positions, positions)
+        return (
+            query,
+            key,
+            value,
+            Fused(layout, self.plan, positions, positions, self.plan.last_layer),
+        )
 
     def stages(self, layout: PromptLayout) -> Iterator[str]:
         """Yield a line for each stage of one layer."""

@@ -21,7 +21,8 @@ class Fused:
     """How a layout's rows see its keys, made once for all layers of a pass.
 
     ``positions`` [P] are those that tokens are computed at, ``places`` [P] where tails see them.
-    ``last`` is the layer that ends the pass, if one does. ``documents``: the blocks of the shared tokens, None where these are causal.
+    ``last`` is the layer that ends the pass, if one does. ``documents``: the blocks of the shared
+    tokens, None where these are causal.
     """
 
     def __init__(

@@ -72,7 +72,8 @@ def tiny_engine(dtype: torch.dtype = torch.float64, **options: Any) -> Attention
     config = LlamaConfig(
         **SIZES, vocab_size=len(tokenizer), max_position_embeddings=4096, rms_norm_eps=_EPSILON
     )
-    model = LlamaModel(config).to(dtype)
+    model: Any = LlamaModel(config)
+    model = model.to(dtype)
     if dtype == torch.float64:
         for parent in list(model.modules()):
             for name, child in parent.named_children():

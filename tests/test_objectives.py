@@ -1,4 +1,4 @@
-"""Objectives: values by hand, gradients by finite differences, and the little language they have."""
+"""Objectives: values by hand, gradients by finite differences, and how they are written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BlockRank's next-token loss on the answer: against transformers' own, and what it leaves alone."""
+"""BlockRank's next-token loss on the answer, against transformers' own."""
 
 from __future__ import annotations
 
@@ -57,9 +57,8 @@ def engine(folder: Path) -> AttentionEngine:
     return found
 
 
-def theirs(folder: Path, student: Student, number: int, answer: str) -> Tensor:
+def theirs(model: Any, student: Student, number: int, answer: str) -> Tensor:
     """Return the loss of transformers' language model on a query's answer, behind a dense mask."""
-    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
     query = QUERIES[number].text
     layout = student._prompts.build([query], DOCUMENTS, student.engine.context)
     tail = layout.tails[0].ids
@@ -80,21 +79,30 @@ def theirs(folder: Path, student: Student, number: int, answer: str) -> Tensor:
 
 
 @pytest.mark.parametrize("introduction", [None, SEVERAL], ids=["query first", "shared pass"])
-def test_the_loss_is_that_of_a_causal_language_model(
+def test_loss_and_gradients_are_those_of_a_causal_language_model(
     folder: Path, engine: AttentionEngine, introduction: str | None
 ) -> None:
     profile = blockrank(**({} if introduction is None else {"introduction": introduction}))
     student = Student(engine, profile, train_heads=False)
     order = student._orders(len(DOCUMENTS))[0]
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
     expected = []
     for number, relevant in enumerate(((0, 2), (1,))):
         named = ", ".join(str(slot) for slot, index in enumerate(order) if index in relevant)
-        expected.append(theirs(folder, student, number, f"[{named}]"))
-    mean = torch.stack(expected).mean().item()
+        expected.append(theirs(model, student, number, f"[{named}]"))
+    mean = torch.stack(expected).mean()
 
     loss = student.losses(LIST, ALONE)
     assert loss is not None
-    assert loss.item() == pytest.approx(mean, rel=1e-5)
+    assert loss.item() == pytest.approx(mean.item(), rel=1e-5)
+    torch.autograd.backward([loss, mean])
+    with torch.no_grad():
+        ours, exact = dict(engine.model.named_parameters()), dict(model.named_parameters())
+        for name, weight in ours.items():
+            found, gradient = weight.grad, exact[f"model.{name}"].grad
+            assert found is not None
+            assert gradient is not None
+            assert (found - gradient).abs().max() < 2e-4 * gradient.abs().max(), name
 
 
 def test_gradients_reach_what_is_behind_the_reading_layer(engine: AttentionEngine) -> None:
@@ -122,6 +130,8 @@ def test_the_answer_changes_nothing_of_what_is_read(engine: AttentionEngine) -> 
         parts = [student.losses(LIST, objective) for objective in (ALONE, infonce, BOTH)]
     scores = torch.stack([row for row, _ in read])
     assert scores.std() > 1e-3
+    # BlockRank's S is a distribution over the documents.
+    torch.testing.assert_close(scores.sum(1), torch.ones(3))
     torch.testing.assert_close(scores, plain, rtol=1e-5, atol=1e-7)
     assert [told is None for _, told in read] == [False, False, True]
     tokens, attention, both = (0.0 if part is None else part.item() for part in parts)
@@ -153,7 +163,7 @@ def test_queries_without_relevant_documents_have_no_answer(engine: AttentionEngi
 
 def test_missing_layers_and_embeddings_are_named(folder: Path) -> None:
     shortened = AttentionEngine.from_pretrained(folder, device="cpu", dtype="float32", layers=1)
-    with pytest.raises(InvalidInputError, match="needs all 2 layers .* 1 are loaded"):
+    with pytest.raises(InvalidInputError, match=r"needs all 2 layers .* 1 are loaded"):
         Student(shortened, blockrank(), train_heads=False).losses(LIST, ALONE)
     near = dataclasses.replace(
         blockrank(), layout=dataclasses.replace(blockrank().layout, tail_position=1000)
@@ -164,7 +174,7 @@ def test_missing_layers_and_embeddings_are_named(folder: Path) -> None:
 
 def test_profiles_whose_documents_have_no_numbers_are_refused(engine: AttentionEngine) -> None:
     plain = load_profile("icr-block")
-    with pytest.raises(InvalidInputError, match="put {number} into prompt.marker"):
+    with pytest.raises(InvalidInputError, match=r"put {number} into prompt\.marker"):
         Student(engine, plain, train_heads=False).losses(LIST, ALONE)
     blocks = blockrank().prompt.blocks
     assert blocks is not None

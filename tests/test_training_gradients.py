@@ -162,6 +162,18 @@ def test_adapters_have_the_gradients_of_a_dense_pass() -> None:
     compare(found, gradients(expected, student), 1e-9)
 
 
+def test_ranking_with_adapters_is_that_of_the_student(single: AttentionEngine) -> None:
+    student = Student(single, PROFILES["log"])
+    with torch.no_grad():
+        before = student.scores(["cell"], DOCUMENTS)[0]
+        with_lora(single)
+        found = student.scores(["cell"], DOCUMENTS)[0]
+    assert (found - before).abs().max() > 1e-2
+    ranking = AttentionReranker(single, PROFILES["log"]).rank("cell", DOCUMENTS)
+    expected = sorted((document.index, document.score) for document in ranking)
+    assert found.tolist() == pytest.approx([score for _, score in expected], rel=1e-5)
+
+
 @pytest.mark.parametrize("name", ["log", "log-ratio", "causal"])
 def test_queries_of_one_pass_are_those_of_passes_of_their_own(
     engine: AttentionEngine, name: str
@@ -288,6 +300,8 @@ def test_recomputed_layers_change_no_bit(
 ) -> None:
     """With little room a layer's heads are read in several steps, each recorded on its own."""
     monkeypatch.setattr(attention, "_ROOM", room)
+    if room == 1:
+        with_lora(single)
     results = []
     for checkpointing in (False, True):
         student = Student(single, PROFILES[name], checkpointing=checkpointing)
@@ -315,7 +329,7 @@ def test_recomputed_layers_keep_less(single: AttentionEngine) -> None:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             loss = student.losses(LIST, OBJECTIVE)
         assert loss is not None
-        loss.backward()
+        torch.autograd.backward(loss)
         kept[checkpointing] = sum(sizes.values())
     # One of two layers is computed again; weights are counted either way.
     assert kept[True] < 0.7 * kept[False]
@@ -336,7 +350,7 @@ def test_recomputing_records_nothing_twice(
     loss = student.losses(LIST, OBJECTIVE)
     assert loss is not None
     before = {layer: mass.clone() for layer, mass in runs[0].mass.items()}
-    loss.backward()
+    torch.autograd.backward(loss)
     assert len(runs) == 1
     assert runs[0].mass.keys() == before.keys()
     for layer, mass in before.items():
@@ -413,6 +427,22 @@ def test_orders_are_averaged_as_in_ranking(single: AttentionEngine) -> None:
     assert found.tolist() == pytest.approx([score for _, score in expected], rel=1e-4)
 
 
+def test_a_document_without_attention_is_last_and_moves_nothing(engine: AttentionEngine) -> None:
+    """Weights that add up to less than 0 would put the logarithm of nothing first."""
+    student = Student(engine, PROFILES["log"])
+    with torch.no_grad():
+        student.head_weights.copy_(torch.tensor([-1.0, -1.0, 0.5, 0.5]))
+    layout = student._prompts.build(["capital of france", "cell"], DOCUMENTS, 4000)
+    empty = (layout.spans[3][0],) * 2
+    scores = student.scores_of(dataclasses.replace(layout, spans=(*layout.spans[:3], empty)))
+    assert torch.equal(scores[:, 3], scores[:, :3].amin(1))
+    weight = engine.model.layers[0].self_attn.k_proj.weight
+    (slope,) = torch.autograd.grad(scores[:, :3].sum(), [weight], retain_graph=True)
+    assert slope.any()
+    (slope,) = torch.autograd.grad(scores[:, 3].sum(), [weight])
+    assert not slope.any(), "nothing is to be had from it"
+
+
 def test_heads_summed_by_token_are_refused_for_training() -> None:
     engine: Any = None
     with pytest.raises(InvalidInputError, match="train_heads=False"):
@@ -425,7 +455,7 @@ def test_heads_summed_by_token_are_refused_for_training() -> None:
 def test_trained_profile_ranks_as_the_student(single: AttentionEngine) -> None:
     student = Student(single, PROFILES["documents"])
     with torch.no_grad():
-        student.head_weights += 0.1 * torch.arange(len(student.head_weights))
+        student.head_weights.add_(0.1 * torch.arange(len(student.head_weights)))
         found = student.scores(["capital"], DOCUMENTS)[0]
     trained = student.trained_profile("mine")
     heads = trained.signal.heads

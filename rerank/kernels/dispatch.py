@@ -72,8 +72,9 @@ def block_attention(
     ``value`` [key heads, P, Dv] have one dtype, float32, bfloat16 or float16, and heads are a
     multiple of key heads. ``softcap`` c bounds logits as c · tanh(logit / c); ``window`` hides
     keys whose position is that much or more before the row's, by ``positions`` int [P];
-    ``sinks`` [heads] is a logit per head in the denominator, which carries no value. Both
-    results have gradients to query, key, value and sinks. Computed by ``backend``, or as ``choose`` says; bit for bit the same on every call.
+    ``sinks`` [heads] is a logit per head in the denominator, which carries no value. Both results
+    have gradients to query, key, value and sinks. Computed by ``backend``, or as ``choose`` says;
+    bit for bit the same on every call.
 
     The pattern is BlockRank's (arXiv 2510.05396), blocks of any length without padding. Raises
     UsageError for shapes that do not fit.

@@ -156,7 +156,8 @@ def _name_of_output(config: Any) -> str:
         ) from error
     output = model.get_output_embeddings()
     named = model.named_parameters(remove_duplicate=False)
-    return next(name for name, weight in named if weight is output.weight)
+    found: str = next(name for name, weight in named if weight is output.weight)
+    return found
 
 
 def _stored(folder: Path, names: Sequence[str]) -> dict[str, torch.Tensor]:

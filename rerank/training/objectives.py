@@ -206,13 +206,15 @@ def _kl(scores: torch.Tensor, taught: torch.Tensor, tau: float) -> torch.Tensor:
     import torch
 
     target = (taught / tau).softmax(0)
-    return (torch.special.xlogy(target, target) - target * scores.log_softmax(0)).sum()
+    found: torch.Tensor = torch.special.xlogy(target, target) - target * scores.log_softmax(0)
+    return found.sum()
 
 
 def _margin_mse(scores: torch.Tensor, taught: torch.Tensor, tau: float) -> torch.Tensor:
     # Over pairs d < e of n documents, Σ (x_d − x_e)² = n Σ (x − mean)², and there are n(n − 1)/2.
     error = scores - taught / tau
-    return 2 * ((error - error.mean()) ** 2).sum() / (len(error) - 1)
+    total: torch.Tensor = (error - error.mean()).square().sum()
+    return total / ((len(error) - 1) / 2)
 
 
 _LOSSES: dict[Kind, Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]] = {

@@ -18,7 +18,7 @@ from ranklens.data.pieces import PieceTokenizer
 from ranklens.rerank.frames import frame_of
 from ranklens.rerank.prompt import PromptBuilder, Tail, orders
 from ranklens.rerank.training.answers import Answer, Answers, OutputEmbeddings, output_embeddings
-from ranklens.rerank.training.pooled import scores_by_head
+from ranklens.rerank.training.pooled import nothing_last, scores_by_head
 
 if TYPE_CHECKING:
     import torch
@@ -163,6 +163,8 @@ class Student:
 
         by_head = scores_by_head(mass, layout, self.profile)
         total = torch.einsum("h,hqd->qd", self.head_weights, by_head)
+        if self.profile.pooling.scale == "log":
+            total = nothing_last(total, by_head)
         temperature = self.profile.calibration.temperature
         return total if temperature is None else torch.softmax(total / temperature, dim=1)
 
