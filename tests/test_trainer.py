@@ -186,7 +186,7 @@ def test_the_best_weights_are_what_remains_and_patience_ends(base: Path, tmp_pat
     assert max(value for _, value in curve.ndcg) == trainer.best.ndcg
 
 
-def _poisoned(trainer: Trainer, at: str) -> None:
+def _poisoned(monkeypatch: pytest.MonkeyPatch, trainer: Trainer, at: str) -> None:
     """Make the third step's loss, or one gradient of it, NaN."""
     real = trainer.student.losses
 
@@ -199,20 +199,20 @@ def _poisoned(trainer: Trainer, at: str) -> None:
         loss.register_hook(lambda grad: grad * math.nan)
         return loss
 
-    trainer.student.losses = losses  # type: ignore[method-assign]
+    monkeypatch.setattr(trainer.student, "losses", losses)
 
 
 @pytest.mark.parametrize(
     ("at", "said"), [("loss", "the loss of query 'q' is nan"), ("gradient", "a gradient is NaN")]
 )
 def test_numbers_gone_wrong_name_step_and_list_and_leave_the_checkpoint(
-    base: Path, tmp_path: Path, at: str, said: str
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, said: str
 ) -> None:
     settings = settings_of(base, accumulate=1)
     number = visited(2, 40, settings.seed) + 1
     with open_training_folder(tmp_path / "out") as folder:
         trainer = trainer_in(folder, base, settings)
-        _poisoned(trainer, at)
+        _poisoned(monkeypatch, trainer, at)
         with pytest.raises(NumericalError, match=f"step 3, list {number} of 40: ") as caught:
             trainer.run()
         assert said in str(caught.value)

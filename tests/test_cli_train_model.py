@@ -1,0 +1,195 @@
+"""``ranklens train model`` from the command line, with a tiny model and a task it can learn."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("peft", reason="the extra train is not installed")
+
+from tests.word_task import make_model, word_lists, word_profile
+
+from ranklens.cli.train_progress import Tally
+from ranklens.rerank.profile_file import save_profile
+from ranklens.rerank.training.folder import write_lists
+from ranklens.rerank.training.student import Student
+from ranklens.rerank.training.trainer import Step
+from ranklens.rerank.training.validation import Validation
+
+pytest_plugins = ["cli_fixtures"]
+
+Call = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder with a base model, training lists, held-out lists and a profile."""
+    folder = tmp_path_factory.mktemp("task")
+    make_model(folder / "tiny")
+    origin = {"collections": [{"name": "words", "origin": "made up", "licence": "CC0"}]}
+    write_lists(folder / "lists", word_lists(12, "train"), origin)
+    write_lists(folder / "held-out", word_lists(4, "held-out"), origin)
+    save_profile(word_profile(), folder / "words.json")
+    return folder
+
+
+@pytest.fixture
+def train(call: Call, task: Path, tmp_path: Path) -> Call:
+    """Return a function that calls ``ranklens train model`` on the task."""
+    return lambda *arguments: call(
+        "train", "model", task / "lists", "--model", task / "tiny", "--profile",
+        task / "words.json", "--lora", "4", "--out", tmp_path / "out", *arguments,
+    )  # fmt: skip
+
+
+def test_it_trains_and_writes_a_model_that_ranks(
+    train: Call, call: Call, task: Path, tmp_path: Path, collection: Path
+) -> None:
+    options = (
+        "--steps", "6", "--validate-every", "3", "--validation", task / "held-out",
+        "--lr", "0.01", "--accumulate", "2", "--json",
+    )  # fmt: skip
+    done = train(*options)
+    assert done.returncode == 0, done.stderr
+    assert "validation at step 0: nDCG@10 0." in done.stderr
+    assert "\x1b" not in done.stderr, "no bar where there is no terminal"
+    said = json.loads(done.stdout)
+    assert said["figures"]["steps"] == 6
+    assert said["measured"].startswith("nDCG@10 of 16 rankings of the lists of held-out")
+    out = tmp_path / "out"
+    names = {path.name for path in (out / "model").iterdir()}
+    assert names == {
+        "adapter_config.json", "adapter_model.safetensors", "profile.json", "training.json",
+        "README.md",
+    }  # fmt: skip
+    assert (out / "curve.svg").read_text().startswith("<svg")
+    card = (out / "model" / "README.md").read_text()
+    assert "words (origin: made up; licence: CC0)" in card
+    curve = [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in curve if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in curve if "validation" in line] == [0, 3, 6]
+
+    ranked = call(
+        "rerank", collection, "all", "--reranker", f"attention:{out / 'model'}", "-o", "a.run"
+    )
+    assert ranked.returncode == 0, ranked.stderr
+    assert "was made with" not in ranked.stderr, "its own profile raises no doubt"
+    assert len(Path("a.run").read_text().splitlines()) == 48
+
+    kept = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    again = train(*options)
+    assert again.returncode == 0, again.stderr
+    assert f"resuming in {out}" in again.stderr
+    assert kept == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    other = train(*options, "--seed", "1")
+    assert other.returncode == 5
+    assert "other settings: seed was 0 and is now 1. Give another --out" in other.stderr
+
+
+def test_a_collection_validates_as_evaluate_measures(
+    train: Call, call: Call, collection: Path, tmp_path: Path
+) -> None:
+    # A judged query without candidates counts as 0 in both.
+    lines = (collection / "all.run").read_text().splitlines(keepends=True)
+    (collection / "all.run").write_text("".join(x for x in lines if not x.startswith("q3 ")))
+    done = train(
+        "--steps", "1", "--validation", f"{collection}@all", "--validation-depth", "12", "--json",
+        "--adapter-dtype", "float32",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["figures"]["held-out nDCG@10"]
+    model = tmp_path / "out" / "model"
+    ranked = call(
+        "rerank", collection, "all", "--reranker", f"attention:{model}", "--depth", "12", "-o",
+        "a.run",
+    )  # fmt: skip
+    assert ranked.returncode == 0, ranked.stderr
+    told = call("evaluate", collection, "a.run", "-m", "nDCG@10", "--json")
+    assert told.returncode == 0, told.stderr
+    (result,) = json.loads(told.stdout)["results"]
+    assert result["measures"]["nDCG@10"]["value"] == pytest.approx(found, abs=1e-9)
+
+
+def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(
+    train: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Student.losses
+    calls = 0
+
+    def interrupted(self: Student, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return real(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Student, "losses", interrupted)
+        stopped = train("--steps", "5")
+    assert stopped.returncode == 7
+    assert "interrupted; step 3 of 5 is kept, and the same command goes on from there" in (
+        stopped.stderr
+    )
+    done = train("--steps", "5")
+    assert done.returncode == 0, done.stderr
+    assert "steps 3 to 5" in done.stderr
+    assert "nothing was held out" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--all-weights"], 2, "--all-weights trains no adapter"),
+        (["--steps", "3", "--epochs", "1"], 2, "--steps and --epochs exclude each other"),
+        (["--epochs", "nan"], 2, "--epochs must be positive and finite"),
+        (["--patience", "3"], 2, "--patience counts validations: give --validation"),
+        (["--objective", "grated"], 2, "'grated'"),
+        (["--objective", "kl(minilm-l6)"], 2, "the lists have scores of: oracle"),
+        (["--dtype", "float16"], 2, "cannot train in float16"),
+        (["--adapter-dtype", "int8"], 2, "--adapter-dtype is 'int8'"),
+        (["--lr", "-1"], 2, "the learning rate must be 0 or more"),
+        (["--warmup", "99", "--steps", "3"], 2, "99 steps of warm-up do not fit into 3 steps"),
+        (["--layers", "9"], 5, "the profile reads layers 0 to 8; the model has 2"),
+        (["--validation", "nowhere"], 4, "nowhere"),
+        (["--profile", "icr"], 5, "set signal.combine to 'documents'"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(
+    train: Call, options: list[str], code: int, said: str
+) -> None:
+    done = train(*options)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+
+
+def test_lists_that_are_not_there_name_the_command(call: Call, tmp_path: Path) -> None:
+    done = call("train", "model", tmp_path / "none", "--out", tmp_path / "out")
+    assert done.returncode == 4
+    assert "`ranklens train lists` makes such a folder" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_held_out_queries_that_are_trained_on_are_warned_of(train: Call, task: Path) -> None:
+    done = train("--steps", "1", "--validation", task / "lists")
+    assert done.returncode == 0, done.stderr
+    assert "of the queries to validate on are trained on" in done.stderr
+
+
+def test_the_line_says_loss_rate_and_time_left() -> None:
+    now = [0.0]
+    tally = Tally(10, 4, clock=lambda: now[0])
+    assert tally.said == ""
+    now[0] = 2.0
+    tally.add(Step(5, 1.5, 1e-3, 1.0, 8, 24, 0))
+    tally.add(Validation(5, 0.5, None))
+    assert tally.said == "loss 1.5000, nDCG@10 0.5000, 4.0 queries/s, 10 s left"
+    assert tally.validated == "validation at step 5: nDCG@10 0.5000 (best 0.5000 at step 5)"
+    tally.add(Validation(6, 0.4, 2.0))
+    assert tally.validated == (
+        "validation at step 6: nDCG@10 0.4000, loss 2.0000 (best 0.5000 at step 5)"
+    )
