@@ -191,7 +191,7 @@ def _poisoned(monkeypatch: pytest.MonkeyPatch, trainer: Trainer, at: str) -> Non
     real = trainer.student.losses
 
     def losses(*arguments: Any) -> Any:
-        loss = real(*arguments)
+        loss: Any = real(*arguments)
         if loss is None or trainer.step != 2:
             return loss
         if at == "loss":
@@ -380,7 +380,7 @@ def test_a_curve_is_drawn_whatever_it_holds(tmp_path: Path) -> None:
     assert "best 0.6000 at step 50" in curve_picture(whole, "")
     smooth = means(steps)
     assert len(smooth) == 25
-    assert smooth[0] == (2.5, pytest.approx(1.975))
+    assert smooth[0] == pytest.approx((2.5, 1.975))
     broken = tmp_path / "curve.jsonl"
     broken.write_text('{"step": 1, "loss": 2.0}\n{"step": 2}\n')
     with pytest.raises(InvalidInputError, match=r"curve\.jsonl:2: neither a step"):

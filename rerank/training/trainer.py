@@ -168,7 +168,9 @@ class Trainer:
         import torch
 
         settings, step = self.settings, self.step + 1
-        visits, losses, of_step = self._visits, [], []
+        losses: list[float] = []
+        of_step: list[int] = []
+        visits = self._visits
         queries = documents = 0
         for parameter in self.parameters.values():
             parameter.grad = None
