@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,15 @@ with open_training_folder(Path(sys.argv[2])) as folder:
     trainer_in(folder, base, settings, held_out=held_out, save_every=5).run(watch)
 """
 RUN: dict[str, Any] = {"steps": 30, "validate_every": 7, "lora": 4, "dtype": "bfloat16"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """These models are too small for two, which would wait for each other at every product."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

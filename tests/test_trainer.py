@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -39,6 +40,15 @@ MANIFEST = {
     "counts": {"documents": 5, "lists": 1, "queries": 4},
     "collections": [{"name": "words", "origin": "made up <b>here</b>\n# not a heading"}],
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """These models are too small for two, which would wait for each other at every product."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
