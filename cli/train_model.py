@@ -30,7 +30,8 @@ _ADAPTER_DTYPES = ("bfloat16", "float16", "float32")
 
 def model(
     lists: Annotated[
-        Path, typer.Argument(metavar="LISTS", help="A folder that `ranklens train lists` made.")
+        list[Path],
+        typer.Argument(metavar="LISTS...", help="Folders that `ranklens train lists` made."),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The run folder; the same command resumes in it.")
@@ -151,7 +152,7 @@ def model(
     from ranklens.data.models import resolve
     from ranklens.rerank.profile_file import load_profile
     from ranklens.rerank.training.checkpoint import open_training_folder
-    from ranklens.rerank.training.folder import lists_digest, read_lists
+    from ranklens.rerank.training.folder import joined_digest, read_lists
     from ranklens.rerank.training.settings import HEAD_RATE, Schedule, Settings
     from ranklens.rerank.training.starting import starting_profile
 
@@ -159,7 +160,7 @@ def model(
     if not all_weights:
         require("train", "peft")
     chosen = starting_profile(None if profile is None else load_profile(profile), layers)
-    parts = read_lists(lists)
+    parts = [part for folder in lists for part in read_lists(folder)]
     _check_teachers(objective, parts)
     held_out = None
     if validation is not None:
@@ -185,7 +186,7 @@ def model(
         else head_learning_rate
     )
     settings = Settings(
-        lists=lists_digest(lists),
+        lists=joined_digest(lists),
         model=_name(base),
         revision=resolved.revision,
         profile=chosen.to_dict(),
@@ -230,7 +231,7 @@ def _run(
     placement: Placement,
     folder: TrainingFolder,
     *,
-    lists: Path,
+    lists: Sequence[Path],
     save_every: int,
     checkpointing: bool,
     adapter_dtype: str,
@@ -240,7 +241,7 @@ def _run(
     from ranklens.cli.train_progress import training_progress
     from ranklens.rerank.engine import AttentionEngine
     from ranklens.rerank.training.export import Provenance, export
-    from ranklens.rerank.training.folder import read_manifest
+    from ranklens.rerank.training.folder import joined_manifest
     from ranklens.rerank.training.objectives import parse_objective
     from ranklens.rerank.training.student import Student
     from ranklens.rerank.training.trainer import Trainer, trained_weights
@@ -254,6 +255,7 @@ def _run(
             device=placement.device,
             dtype=placement.dtype,
             layers=None if answers else profile.signal.layers_needed,
+            adapters=base.adapters,
         )
         named = trained_weights(engine.model, settings)
         student = Student(
@@ -280,7 +282,7 @@ def _run(
         return export(
             folder.model,
             trainer,
-            Provenance(base, read_manifest(lists), _licence(base.spec)),
+            Provenance(base, joined_manifest(lists), _licence(base.spec)),
             held_out=held_out,
             dtype=cast("Literal['bfloat16', 'float16', 'float32']", adapter_dtype),
         )

@@ -9,7 +9,14 @@ import pytest
 
 from ranklens.data.errors import InvalidInputError, MissingResourceError
 from ranklens.data.records import Document
-from ranklens.rerank.training.folder import lists_digest, read_lists, read_manifest, write_lists
+from ranklens.rerank.training.folder import (
+    joined_digest,
+    joined_manifest,
+    lists_digest,
+    read_lists,
+    read_manifest,
+    write_lists,
+)
 from ranklens.rerank.training.lists import TrainingList, TrainingQuery
 
 A, B, C = (Document(name, f"text of {name}", title) for name, title in ("ax", "by", "cz"))
@@ -36,6 +43,19 @@ def test_the_digest_is_of_the_lists_alone(tmp_path: Path) -> None:
     digests = [lists_digest(tmp_path / name) for name in "abc"]
     assert digests[0] == digests[1] != digests[2]
     assert digests[0].startswith("sha256:")
+
+
+def test_several_folders_are_one_source(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    write_lists(one, LISTS, {"collections": [{"name": "x"}], "seed": 1})
+    write_lists(two, LISTS[:1], {"collections": [{"name": "x"}, {"name": "y"}], "seed": 2})
+    assert joined_digest([one]) == lists_digest(one)
+    assert len({joined_digest(chosen) for chosen in ([one], [two], [one, two], [two, one])}) == 4
+    assert joined_manifest([one]) == read_manifest(one)
+    joined = joined_manifest([one, two])
+    assert joined["collections"] == [{"name": "x"}, {"name": "y"}]
+    assert joined["counts"] == {"documents": 5, "lists": 3, "queries": 4}
+    assert [part["seed"] for part in joined["parts"]] == [1, 2]
 
 
 def test_hostile_texts_come_back(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -82,6 +82,28 @@ def lists_digest(folder: Path) -> str:
             raise MissingResourceError(f"no such file: {folder / name}")
         digest.update(f"{name}\t{sha256(folder / name)}\n".encode())
     return f"sha256:{digest.hexdigest()}"
+
+
+def joined_digest(folders: Sequence[Path]) -> str:
+    """Return the ``lists_digest`` of a folder, or a hash of those of several, in their order."""
+    each = [lists_digest(folder) for folder in folders]
+    if len(each) == 1:
+        return each[0]
+    return f"sha256:{hashlib.sha256(chr(10).join(each).encode()).hexdigest()}"
+
+
+def joined_manifest(folders: Sequence[Path]) -> dict[str, Any]:
+    """Return the manifest of a folder, or one of several: every collection once, counts added.
+
+    ``parts`` are then the manifests themselves. A document that is in two folders counts twice.
+    """
+    each = [read_manifest(folder) for folder in folders]
+    if len(each) == 1:
+        return each[0]
+    collections = [found for part in each for found in part.get("collections") or ()]
+    once = {json.dumps(found, sort_keys=True): found for found in collections}
+    counts = {name: sum(part["counts"][name] for part in each) for name in _COUNTED}
+    return {"counts": counts, "collections": list(once.values()), "parts": each}
 
 
 def write_lists(
