@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from ranklens.data.errors import InvalidInputError
 from ranklens.data.files import write_json
 from ranklens.data.runs import Run, read_run, write_run
-from ranklens.data.work_folder import OtherSettingsError, differences, open_work_folder
+from ranklens.data.work_folder import begin_settings, open_work_folder
 
 if TYPE_CHECKING:
     from ranklens.rerank.base import Ranking
@@ -62,16 +62,9 @@ class RunFolder:
             for name in reversed(_FILES):
                 (self.path / name).unlink(missing_ok=True)
         wanted = json.loads(json.dumps({"format": FORMAT, **manifest}))
-        if not path.is_file():
-            write_json(path, wanted)
-            return False
-        found = list(differences(json.loads(path.read_text(encoding="utf-8")), wanted))
-        if found:
-            raise OtherSettingsError(
-                f"{self.path} holds a run with other settings: {'; '.join(found[:3])}. "
-                "Give another --out, or --overwrite to start again"
-            )
-        return True
+        return begin_settings(
+            path, wanted, "a run", "Give another --out, or --overwrite to start again"
+        )
 
     def candidates(self) -> Run | None:
         """Return the first stage's run if it is already there."""

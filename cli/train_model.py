@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ranklens.rerank.training.checkpoint import TrainingFolder
     from ranklens.rerank.training.lists import TrainingList
     from ranklens.rerank.training.settings import Settings
-    from ranklens.rerank.training.trainer import Step, Trainer
-    from ranklens.rerank.training.validation import HeldOut, Validation
+    from ranklens.rerank.training.trainer import Trainer
+    from ranklens.rerank.training.validation import HeldOut
 
 _RANK = 16
 _RATES = {"lora": 3e-4, "all": 5e-5}
@@ -238,7 +238,7 @@ def _run(
 ) -> dict[str, Any]:
     """Train to the end and write the model; PartialError on Ctrl-C."""
     from ranklens.cli.output import note
-    from ranklens.cli.train_progress import training_progress
+    from ranklens.cli.train_progress import draw, training_progress, watching
     from ranklens.rerank.engine import AttentionEngine
     from ranklens.rerank.training.export import Provenance, export
     from ranklens.rerank.training.folder import joined_manifest
@@ -273,12 +273,12 @@ def _run(
             f"steps {trainer.step} to {settings.steps}"
         )
         with training_progress(settings.steps, trainer.step, trainer.best) as tell:
-            trainer.run(_watching(tell, folder, settings))
+            trainer.run(watching(tell, folder, settings))
         if trainer.stopped_early:
             note(
                 f"stopped at step {trainer.step}: no better validation since step {_best(trainer)}"
             )
-        _draw(folder, settings)
+        draw(folder, settings)
         return export(
             folder.model,
             trainer,
@@ -357,29 +357,6 @@ def _versions(*, adapter: bool) -> Mapping[str, str]:
 
 def _best(trainer: Trainer) -> int:
     return trainer.best.step if trainer.best is not None else 0
-
-
-def _watching(
-    tell: Callable[[Step | Validation], None], folder: TrainingFolder, settings: Settings
-) -> Callable[[Step | Validation], None]:
-    """Return what tells of every event, and draws the curve anew at every validation."""
-    from ranklens.rerank.training.validation import Validation
-
-    def watch(event: Step | Validation) -> None:
-        tell(event)
-        if isinstance(event, Validation):
-            _draw(folder, settings)
-
-    return watch
-
-
-def _draw(folder: TrainingFolder, settings: Settings) -> None:
-    from ranklens.data.files import atomic_writer
-    from ranklens.rerank.training.curve import curve_picture, read_curve
-
-    title = f"{settings.model}: {settings.objective}"
-    with atomic_writer(folder.path / "curve.svg") as stream:
-        stream.write(curve_picture(read_curve(folder.curve_file), title))
 
 
 def _tell(folder: TrainingFolder, manifest: Mapping[str, Any], as_json: bool) -> None:

@@ -13,6 +13,8 @@ from ranklens.cli.output import note
 from ranklens.rerank.training.validation import Validation
 
 if TYPE_CHECKING:
+    from ranklens.rerank.training.checkpoint import TrainingFolder
+    from ranklens.rerank.training.settings import Settings
     from ranklens.rerank.training.trainer import Step
 
 _LINE_EVERY_S = 10.0
@@ -117,3 +119,26 @@ def _bar(tally: Tally, steps: int, start: int) -> Iterator[Callable[[Step | Vali
             bar.update(task, completed=tally.step, said=tally.said)
 
         yield tell
+
+
+def watching(
+    tell: Callable[[Step | Validation], None], folder: TrainingFolder, settings: Settings
+) -> Callable[[Step | Validation], None]:
+    """Return what tells of every event, and draws the curve anew at every validation."""
+
+    def watch(event: Step | Validation) -> None:
+        tell(event)
+        if isinstance(event, Validation):
+            draw(folder, settings)
+
+    return watch
+
+
+def draw(folder: TrainingFolder, settings: Settings) -> None:
+    """Draw a run's losses and validations so far."""
+    from ranklens.data.files import atomic_writer
+    from ranklens.rerank.training.curve import curve_picture, read_curve
+
+    title = f"{settings.model}: {settings.objective}"
+    with atomic_writer(folder.path / "curve.svg") as stream:
+        stream.write(curve_picture(read_curve(folder.curve_file), title))

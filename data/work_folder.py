@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ranklens.data.errors import InvalidInputError, RanklensError
+from ranklens.data.files import write_json
 
 _LOCK = ".lock"
 
@@ -51,6 +53,23 @@ def open_work_folder(
         yield path
     finally:
         lock.release()
+
+
+def begin_settings(path: Path, wanted: Any, job: str, way_out: str) -> bool:
+    """Write a job's settings to ``path``, or check them against those of an earlier start.
+
+    Returns whether there was one. Raises OtherSettingsError naming what differs, so that results
+    of two settings never mix; ``way_out`` says what to do then.
+    """
+    if not path.is_file():
+        write_json(path, wanted)
+        return False
+    found = list(differences(json.loads(path.read_text(encoding="utf-8")), wanted))
+    if found:
+        raise OtherSettingsError(
+            f"{path.parent} holds {job} with other settings: {'; '.join(found[:3])}. {way_out}"
+        )
+    return True
 
 
 def differences(found: Any, wanted: Any, at: str = "") -> Iterator[str]:

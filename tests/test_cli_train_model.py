@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import pytest
 
 pytest.importorskip("peft", reason="the extra train is not installed")
 
-import torch
 from tests.word_task import make_model, word_lists, word_profile
 
 from ranklens.cli.train_progress import Tally
@@ -22,18 +21,9 @@ from ranklens.rerank.training.student import Student
 from ranklens.rerank.training.trainer import Step
 from ranklens.rerank.training.validation import Validation
 
-pytest_plugins = ["cli_fixtures"]
+pytest_plugins = ["cli_fixtures", "word_fixtures"]
 
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """These models are too small for two, which would wait for each other at every product."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ pytest.importorskip("peft", reason="the extra train is not installed")
 
 import torch
 from safetensors.torch import load_file
-from tests.word_task import held_out_words, make_model, settings_of, trainer_in
+from tests.word_task import held_out_words, settings_of, trainer_in
 
 from ranklens.data.errors import InvalidInputError
 from ranklens.data.models import resolve
@@ -27,6 +27,8 @@ from ranklens.rerank.training.export import Provenance, export
 from ranklens.rerank.training.settings import Settings
 from ranklens.rerank.training.trainer import Step, Trainer
 from ranklens.rerank.training.validation import Validation
+
+pytest_plugins = ["word_fixtures"]
 
 ROOT = Path(__file__).resolve().parent.parent
 Watch = Callable[[Step | Validation], None]
@@ -61,20 +63,6 @@ with open_training_folder(Path(sys.argv[2])) as folder:
     trainer_in(folder, base, settings, held_out=held_out, save_every=5).run(watch)
 """
 RUN: dict[str, Any] = {"steps": 30, "validate_every": 7, "lora": 4, "dtype": "bfloat16"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """These models are too small for two, which would wait for each other at every product."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("word") / "tiny")
 
 
 def settings(base: Path, **changes: Any) -> Settings:

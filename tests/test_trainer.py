@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,7 +16,6 @@ pytest.importorskip("peft", reason="the extra train is not installed")
 import torch
 from tests.word_task import (
     held_out_words,
-    make_model,
     settings_of,
     trainer_in,
     word_list,
@@ -36,24 +34,12 @@ from ranklens.rerank.training.settings import Schedule
 from ranklens.rerank.training.trainer import HEADS, Step, Trainer
 from ranklens.rerank.training.validation import HeldOut, Validation
 
+pytest_plugins = ["word_fixtures"]
+
 MANIFEST = {
     "counts": {"documents": 5, "lists": 1, "queries": 4},
     "collections": [{"name": "words", "origin": "made up <b>here</b>\n# not a heading"}],
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """These models are too small for two, which would wait for each other at every product."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("word") / "tiny")
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ranklens.data.errors import InvalidInputError
-from ranklens.data.files import write_json
-from ranklens.data.work_folder import OtherSettingsError, differences, open_work_folder
+from ranklens.data.work_folder import begin_settings, open_work_folder
 
 if TYPE_CHECKING:
     import torch
@@ -67,17 +66,9 @@ class TrainingFolder:
 
         Returns whether there was one. Raises OtherSettingsError naming what differs.
         """
-        path, wanted = self.path / _SETTINGS, settings.to_dict()
-        if not path.is_file():
-            write_json(path, wanted)
-            return False
-        found = list(differences(json.loads(path.read_text(encoding="utf-8")), wanted))
-        if found:
-            raise OtherSettingsError(
-                f"{self.path} holds a training run with other settings: {'; '.join(found[:3])}. "
-                "Give another --out"
-            )
-        return True
+        return begin_settings(
+            self.path / _SETTINGS, settings.to_dict(), "a training run", "Give another --out"
+        )
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Put a checkpoint in the place of the last one; it is on the disk when this returns."""
@@ -115,7 +106,8 @@ class TrainingFolder:
         try:
             with safe_open(path, framework="pt", device="cpu") as stored:
                 state = json.loads((stored.metadata() or {})[_STATE])
-                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+                names = stored.keys()
+                tensors = {name: stored.get_tensor(name) for name in names}
             length = int(state.pop("curve_bytes"))
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidInputError(
