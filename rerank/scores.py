@@ -51,7 +51,7 @@ def document_scores(
         values = per_head_scores(by_head, layout, profile, query)
         total = torch.tensor(weights, dtype=torch.float64) @ values
         if profile.pooling.scale == "log":
-            total = _nothing_last(total, values)
+            total = nothing_last(total, values)
         if profile.calibration.temperature is not None:
             total = torch.softmax(total / profile.calibration.temperature, dim=0)
         if not bool(total.isfinite().all()):
@@ -63,12 +63,17 @@ def document_scores(
     return scores
 
 
-def _nothing_last(total: torch.Tensor, logs: torch.Tensor) -> torch.Tensor:
-    """Return scores [documents] in which those without attention of any head have the lowest."""
+def nothing_last(total: torch.Tensor, logs: torch.Tensor) -> torch.Tensor:
+    """Return scores [..., documents] in which documents without any attention are the lowest.
+
+    ``logs`` [heads, ..., documents] are the heads' logarithms. Such a document has the lowest
+    score of the others; nothing moves it, so no gradient goes that way.
+    """
+    import torch
+
     nothing = (logs < _LEAST).all(0)
-    if bool(nothing.all()):
-        return total
-    return total.masked_fill(nothing, float(total[~nothing].min()))
+    lowest = total.detach().masked_fill(nothing, torch.inf).amin(-1, keepdim=True)
+    return torch.where(nothing & lowest.isfinite(), lowest, total)
 
 
 def per_head_scores(

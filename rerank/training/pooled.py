@@ -7,7 +7,6 @@ of ``scores``, in the dtype of the masses.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from ranklens.rerank.scores import baseline, idf_weights, per_head_scores
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from ranklens.rerank.prompt import PromptLayout
 
 _TINY = 1e-30
-# What the logarithm of no attention lies below, and nothing else.
-_LEAST = math.log(2 * _TINY)
 
 
 def scores_by_head(mass: torch.Tensor, layout: PromptLayout, profile: Profile) -> torch.Tensor:
@@ -43,19 +40,6 @@ def scores_by_head(mass: torch.Tensor, layout: PromptLayout, profile: Profile) -
         return (own - null[:, None]) @ sums
     compared = torch.log((null[:, None] @ sums).clamp_min(_TINY))
     return torch.log((own @ sums).clamp_min(_TINY)) - compared
-
-
-def nothing_last(total: torch.Tensor, logs: torch.Tensor) -> torch.Tensor:
-    """Return scores [queries, documents] in which documents without any attention are the lowest.
-
-    ``logs`` [heads, queries, documents] are the heads' logarithms. As in ``scores``, such a
-    document has the lowest score of the others; nothing moves it, so no gradient goes that way.
-    """
-    import torch
-
-    nothing = (logs < _LEAST).all(0)
-    lowest = total.detach().masked_fill(nothing, torch.inf).amin(1, keepdim=True)
-    return torch.where(nothing & lowest.isfinite(), lowest, total)
 
 
 def is_linear(pooling: PoolingChoice) -> bool:

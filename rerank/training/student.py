@@ -17,8 +17,9 @@ from ranklens.data.errors import InvalidInputError, NumericalError
 from ranklens.data.pieces import PieceTokenizer
 from ranklens.rerank.frames import frame_of
 from ranklens.rerank.prompt import PromptBuilder, Tail, orders
+from ranklens.rerank.scores import nothing_last
 from ranklens.rerank.training.answers import Answer, Answers, OutputEmbeddings, output_embeddings
-from ranklens.rerank.training.pooled import nothing_last, scores_by_head
+from ranklens.rerank.training.pooled import scores_by_head
 
 if TYPE_CHECKING:
     import torch
