@@ -79,6 +79,14 @@ def model(
     all_weights: Annotated[
         bool, typer.Option("--all-weights", help="Train all weights of the layers, no adapter.")
     ] = False,
+    as_lora: Annotated[
+        int | None,
+        typer.Option(
+            metavar="RANK",
+            callback=options.positive,
+            help="With --all-weights: keep what they learned as an adapter of this rank.",
+        ),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(help="How many steps; all lists once if absent.")
     ] = None,
@@ -137,6 +145,8 @@ def model(
     """
     if all_weights and (lora is not None or alpha is not None):
         raise UsageError("--all-weights trains no adapter: give it, or --lora and --alpha")
+    if as_lora is not None and not all_weights:
+        raise UsageError("--as-lora cuts what --all-weights learns; --lora has its own rank")
     if steps is not None and epochs is not None:
         raise UsageError("--steps and --epochs exclude each other; give one")
     if adapter_dtype not in _ADAPTER_DTYPES:
@@ -217,7 +227,7 @@ def model(
         manifest = _run(
             settings, chosen, parts, held_out, resolved, placement, folder,
             lists=lists, save_every=save_every, checkpointing=checkpointing,
-            adapter_dtype=adapter_dtype,
+            adapter_dtype=adapter_dtype, as_lora=as_lora,
         )  # fmt: skip
         _tell(folder, manifest, as_json)
 
@@ -235,6 +245,7 @@ def _run(
     save_every: int,
     checkpointing: bool,
     adapter_dtype: str,
+    as_lora: int | None,
 ) -> dict[str, Any]:
     """Train to the end and write the model; PartialError on Ctrl-C."""
     from ranklens.cli.output import note
@@ -242,6 +253,7 @@ def _run(
     from ranklens.rerank.engine import AttentionEngine
     from ranklens.rerank.training.export import Provenance, export
     from ranklens.rerank.training.folder import joined_manifest
+    from ranklens.rerank.training.low_rank import before_training
     from ranklens.rerank.training.objectives import parse_objective
     from ranklens.rerank.training.student import Student
     from ranklens.rerank.training.trainer import Trainer, trained_weights
@@ -258,6 +270,7 @@ def _run(
             adapters=base.adapters,
         )
         named = trained_weights(engine.model, settings)
+        low_rank = None if as_lora is None else before_training(dict(named), as_lora)
         student = Student(
             engine,
             profile,
@@ -285,6 +298,7 @@ def _run(
             Provenance(base, joined_manifest(lists), _licence(base.spec)),
             held_out=held_out,
             dtype=cast("Literal['bfloat16', 'float16', 'float32']", adapter_dtype),
+            low_rank=low_rank,
         )
     except KeyboardInterrupt:
         kept = trainer.saved_step if trainer is not None else 0

@@ -145,6 +145,7 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(
     ("options", "code", "said"),
     [
         (["--all-weights"], 2, "--all-weights trains no adapter"),
+        (["--as-lora", "4"], 2, "--as-lora cuts what --all-weights learns"),
         (["--steps", "3", "--epochs", "1"], 2, "--steps and --epochs exclude each other"),
         (["--epochs", "nan"], 2, "--epochs must be positive and finite"),
         (["--patience", "3"], 2, "--patience counts validations: give --validation"),
@@ -165,6 +166,24 @@ def test_what_cannot_be_used_is_refused(
     done = train(*options)
     assert done.returncode == code, done.stderr
     assert said in done.stderr
+
+
+def test_all_weights_are_kept_as_an_adapter(call: Call, task: Path, tmp_path: Path) -> None:
+    def train(rank: int) -> subprocess.CompletedProcess[str]:
+        return call(
+            "train", "model", task / "lists", "--model", task / "tiny", "--profile",
+            task / "words.json", "--all-weights", "--as-lora", str(rank), "--steps", "4",
+            "--validation", task / "held-out", "--out", tmp_path / "out",
+        )  # fmt: skip
+
+    refused = train(999)
+    assert refused.returncode == 2
+    assert "a change of rank 999 cannot be kept: it must be 1 to" in refused.stderr
+    done = train(4)
+    assert done.returncode == 0, done.stderr
+    assert "share of the change kept" in done.stdout
+    settings = json.loads((tmp_path / "out" / "model" / "adapter_config.json").read_text())
+    assert settings["r"] == settings["lora_alpha"] == 4
 
 
 def test_lists_that_are_not_there_name_the_command(call: Call, tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _ADAPTER = "default"
 Dtype = Literal["bfloat16", "float16", "float32"]
+Pair = tuple["torch.Tensor", "torch.Tensor"]
+"""A [rank, inputs] and B [outputs, rank] of a module."""
 
 
 def add_lora(
@@ -100,24 +102,44 @@ def save_adapter(
     (also of what ``dtype`` is too narrow for).
     """
     import torch
-    from safetensors.torch import save_file
 
     instead = weights or {}
-    tensors: dict[str, torch.Tensor] = {}
+    pairs: dict[str, Pair] = {}
     alphas = set()
     for name, module in _adapted(model):
         alphas.add(module.lora_alpha[_ADAPTER])
         if module.r[_ADAPTER] != rank:
             raise InvalidInputError(f"{name} has LoRA of rank {module.r[_ADAPTER]}, not {rank}")
-        for part, side in (("A", module.lora_A), ("B", module.lora_B)):
-            own = instead.get(f"{name}.lora_{part}.{_ADAPTER}.weight", side[_ADAPTER].weight)
-            kept = own.detach().to("cpu", getattr(torch, dtype)).contiguous()
-            if not bool(kept.isfinite().all()):
-                raise NumericalError(f"lora_{part} of {name} holds NaN or Inf in {dtype}")
-            tensors[f"base_model.model.{name}.lora_{part}.weight"] = kept
-    if not tensors:
+        a, b = (
+            instead.get(f"{name}.lora_{part}.{_ADAPTER}.weight", side[_ADAPTER].weight)
+            .detach()
+            .to("cpu", getattr(torch, dtype))
+            .contiguous()
+            for part, side in (("A", module.lora_A), ("B", module.lora_B))
+        )
+        pairs[name] = a, b
+    if not pairs:
         raise InvalidInputError("the model has no LoRA to save")
     (alpha,) = alphas
+    write_adapter(folder, pairs, base=base, rank=rank, alpha=alpha)
+
+
+def write_adapter(
+    folder: Path, pairs: Mapping[str, Pair], *, base: ResolvedModel, rank: int, alpha: float
+) -> None:
+    """Write A and B of modules, by name, as ``save_adapter`` does, in the dtype they have.
+
+    They are contiguous and on the CPU. Raises NumericalError for NaN or Inf.
+    """
+    from safetensors.torch import save_file
+
+    tensors: dict[str, torch.Tensor] = {}
+    for name, pair in pairs.items():
+        for part, own in zip("AB", pair, strict=True):
+            if not bool(own.isfinite().all()):
+                dtype = str(own.dtype).removeprefix("torch.")
+                raise NumericalError(f"lora_{part} of {name} holds NaN or Inf in {dtype}")
+            tensors[f"base_model.model.{name}.lora_{part}.weight"] = own
     place = Path(base.spec).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{WEIGHTS}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
@@ -140,7 +162,7 @@ def save_adapter(
         "bias": "none",
         "use_rslora": False,
         "use_dora": False,
-        "target_modules": [name for name, _ in _adapted(model)],
+        "target_modules": list(pairs),
     }
     write_json(folder / CONFIG, settings)
 

@@ -20,7 +20,8 @@ def model_card(name: str, manifest: Mapping[str, Any], licence: str | None) -> s
     header = {"base_model": base["model"], "library_name": "ranklens", "tags": ["reranker"]}
     if licence is not None:
         header["license"] = licence.lower()
-    rank = settings["lora"]
+    cut = manifest["cut_to_rank"]
+    rank = settings["lora"] if cut is None else cut
     changed = "all weights of its layers" if rank is None else f"a LoRA adapter of rank {rank}"
     parts = [
         "---",
@@ -48,7 +49,7 @@ def model_card(name: str, manifest: Mapping[str, Any], licence: str | None) -> s
         "",
         "## Training",
         "",
-        *(f"* {label}: {plain(value)}" for label, value in _training(settings)),
+        *(f"* {label}: {plain(value)}" for label, value in _training(settings, cut)),
         "",
         "## Figures",
         "",
@@ -104,9 +105,12 @@ def _source(source: object) -> str:
     return f"{said} ({'; '.join(facts)})" if facts else f"{said} (origin and licence not recorded)"
 
 
-def _training(settings: Mapping[str, Any]) -> list[tuple[str, object]]:
+def _training(settings: Mapping[str, Any], cut: int | None) -> list[tuple[str, object]]:
     schedule = settings["schedule"]
+    weights = "all weights of the layers" if settings["lora"] is None else "LoRA"
     return [
+        ("trained", weights if cut is None else f"{weights}; what they learned was then cut to "
+         f"rank {cut}"),
         ("objective", settings["objective"]),
         ("steps", f"at most {settings['steps']}, of {settings['accumulate']} lists"),
         ("learning rate", f"{settings['learning_rate']} (head weights "

@@ -1,7 +1,7 @@
 """A trained model as a folder that is loaded by its path: weights, profile, manifest, card.
 
-LoRA becomes an adapter folder, merged when it is loaded; all weights a folder in the Hugging Face
-layout that ends with the last layer that is read.
+LoRA becomes an adapter folder, merged when it is loaded; so does what all weights learned where it
+is cut to a rank, else a folder in the Hugging Face layout that ends with the last layer read.
 """
 
 from __future__ import annotations
@@ -18,21 +18,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ranklens.data.files import write_json
+from ranklens.data.models.adapter import CONFIG
 from ranklens.data.models.naming import name_of
 from ranklens.rerank.engine import shorten
 from ranklens.rerank.origin import trained_into
 from ranklens.rerank.profile import Profile
 from ranklens.rerank.profile_file import save_profile
-from ranklens.rerank.training.adapter import save_adapter
+from ranklens.rerank.training.adapter import save_adapter, write_adapter
 from ranklens.rerank.training.card import model_card
+from ranklens.rerank.training.low_rank import cut
 from ranklens.rerank.training.trainer import Trainer
 from ranklens.rerank.training.validation import HeldOut
 
 if TYPE_CHECKING:
     from ranklens.data.models import ResolvedModel
+    from ranklens.rerank.training.adapter import Pair
+    from ranklens.rerank.training.low_rank import LowRank
     from ranklens.rerank.training.settings import Settings
 
 FORMAT = 1
+KEPT = "share of the change kept"
+"""The figure of a cut: of the squared norm of what training changed, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,31 +61,42 @@ def export(
     *,
     held_out: HeldOut | None = None,
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
+    low_rank: LowRank | None = None,
 ) -> dict[str, Any]:
     """Write the student's weights as they are now, and return what training.json says.
 
     An adapter's weights are rounded to ``dtype``, in the student too, and that is what the last
-    figure is measured with. A model of an earlier start in ``folder`` is replaced.
+    figure is measured with; so are those that ``low_rank`` leaves of a change of all weights. A
+    model of an earlier start in ``folder`` is replaced.
     """
     import torch
 
-    student, settings = trainer.student, trainer.settings
-    with torch.no_grad():
-        rounded = dtype if settings.lora is not None else settings.dtype
-        for own in trainer.weights.copies.values():
-            own.copy_(own.to(getattr(torch, rounded)))
-    trainer.weights.publish()
-    manifest = _manifest(trainer, provenance, held_out)
+    student, settings, base = trainer.student, trainer.settings, provenance.base
+    pairs: dict[str, Pair] = {}
+    extra: dict[str, float] = {}
+    if low_rank is not None:
+        pairs, extra[KEPT] = cut(trainer.weights, low_rank, getattr(torch, dtype))
+    else:
+        with torch.no_grad():
+            rounded = dtype if settings.lora is not None else settings.dtype
+            for own in trainer.weights.copies.values():
+                own.copy_(own.to(getattr(torch, rounded)))
+        trainer.weights.publish()
+    method = _method(settings, low_rank)
+    manifest = _manifest(trainer, provenance, held_out, method, extra)
+    manifest["cut_to_rank"] = None if low_rank is None else low_rank.rank
     with _replaced(folder) as made:
-        if settings.lora is not None:
+        if low_rank is not None:
+            write_adapter(made, pairs, base=base, rank=low_rank.rank, alpha=low_rank.rank)
+        elif settings.lora is not None:
             save_adapter(
-                made, student.engine.model, base=provenance.base, rank=settings.lora,
+                made, student.engine.model, base=base, rank=settings.lora,
                 dtype=dtype, weights=trainer.weights.copies,
             )  # fmt: skip
         else:
             _save_model(made, student.engine, student.plan.last_layer + 1)
         name = folder.absolute().parent.name
-        profile = _profile(made, name, trainer, provenance.base, manifest["figures"])
+        profile = _profile(made, name, trainer, method, manifest)
         save_profile(profile, made / "profile.json")
         write_json(made / "training.json", manifest)
         card = model_card(profile.name, manifest, provenance.licence)
@@ -87,8 +104,14 @@ def export(
     return manifest
 
 
-def _manifest(trainer: Trainer, provenance: Provenance, held_out: HeldOut | None) -> dict[str, Any]:
-    figures: dict[str, Any] = {"steps": trainer.step}
+def _manifest(
+    trainer: Trainer,
+    provenance: Provenance,
+    held_out: HeldOut | None,
+    method: str,
+    extra: Mapping[str, float],
+) -> dict[str, Any]:
+    figures: dict[str, Any] = {"steps": trainer.step, **extra}
     if held_out is not None and trainer.best is not None:
         found = held_out.validate(trainer.student, trainer.objective, trainer.step)
         figures |= {
@@ -101,7 +124,7 @@ def _manifest(trainer: Trainer, provenance: Provenance, held_out: HeldOut | None
     profile = settings.pop("profile")
     return {
         "format": FORMAT,
-        "description": f"{name_of(provenance.base.spec)}, {_method(trainer.settings)}",
+        "description": f"{name_of(provenance.base.spec)}, {method}",
         "base": {
             "model": name_of(provenance.base.spec),
             "revision": provenance.base.revision,
@@ -117,7 +140,7 @@ def _manifest(trainer: Trainer, provenance: Provenance, held_out: HeldOut | None
 
 
 def _profile(
-    made: Path, name: str, trainer: Trainer, base: ResolvedModel, figures: Mapping[str, Any]
+    made: Path, name: str, trainer: Trainer, method: str, manifest: Mapping[str, Any]
 ) -> Profile:
     """Return the profile of the trained model whose weights are in ``made``."""
     settings = trainer.settings
@@ -125,29 +148,30 @@ def _profile(
     trained = dataclasses.replace(
         trained,
         source=(
-            f"{_method(settings)} from {name_of(base.spec)} for {trainer.step} steps; prompt and "
+            f"{method} from {manifest['base']['model']} for {trainer.step} steps; prompt and "
             f"rows of {trainer.student.profile.name}"
         ),
         made_with=None,
         score_map=None,
     )
-    if settings.lora is None:
+    if not (made / CONFIG).is_file():
         # What it is read with lies in its own folder, and may be called anything.
         return trained
     return trained_into(
         made,
         trained,
         name=name,
-        method=_method(settings),
+        method=method,
         dtype=settings.dtype,
         data=[f"training lists {settings.lists}"],
-        figures={key: float(value) for key, value in figures.items()},
+        figures={key: float(value) for key, value in manifest["figures"].items()},
     )
 
 
-def _method(settings: Settings) -> str:
+def _method(settings: Settings, low_rank: LowRank | None) -> str:
     how = "all weights" if settings.lora is None else f"LoRA of rank {settings.lora}"
-    return f"{how} trained on {settings.objective}"
+    kept = "" if low_rank is None else f", the change cut to rank {low_rank.rank}"
+    return f"{how} trained on {settings.objective}{kept}"
 
 
 def _save_model(folder: Path, engine: Any, layers: int) -> None:
