@@ -4,14 +4,14 @@
 
 First: the first ``--queries`` queries with 20 candidates, in bfloat16, in turns: two eager passes
 of the base model with output_attentions over ICR's prompt, the engine with the profile
-``causal`` (learned, causal layout, early exit), the engine with ``--profile``, the same with a
-document cache that is empty, and with one that holds all documents. Then the same engine over
-500 documents of one query (candidates of others fill up) and every fifth and 25th of them, so
-that lengths are alike, in turns; and the exponent b of time ~ documents^b between the fewest and
-the most. Nothing is reported when, in float32 and over
-the first six candidates, an eager pass with the block layout's dense mask differs by more than
-1e-5 from the engine, with or without kept documents, or when kept documents give other bits than
-those computed in the same pass.
+``causal`` (learned, causal layout, early exit), the engine with ``--profile`` (``own``: what a
+trained ``--model`` is read with), the same with a document cache that is empty, and with one that
+holds all documents. Then the same engine over 500 documents of one query (candidates of others
+fill up) and every fifth and 25th of them, so that lengths are alike, in turns; and the exponent b
+of time ~ documents^b between the fewest and the most. Nothing is reported when, in float32 and
+over the first six candidates, an eager pass with the block layout's dense mask differs by more
+than 1e-5 from the engine, with or without kept documents, or when kept documents give other bits
+than those computed in the same pass.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ from typing import TYPE_CHECKING
 
 from attention_peers import peer
 
-from ranklens import AttentionReranker, Document, load_collection, load_profile
+from ranklens import AttentionReranker, Document, load_collection
 from ranklens.data.models import resolve
 from ranklens.rerank.kv.cache import DocumentCache
 from ranklens.rerank.kv.reading import CachedReading
+from ranklens.rerank.lora import merge_adapter
 
 if TYPE_CHECKING:
     import torch
@@ -182,8 +183,16 @@ def _reranker(
     arguments: argparse.Namespace, profile: str, documents: DocumentCache | None = None
 ) -> AttentionReranker:
     return AttentionReranker.from_pretrained(
-        arguments.model, profile=profile, device="cpu", dtype=arguments.dtype, documents=documents
+        arguments.model,
+        profile=_named(profile),
+        device="cpu",
+        dtype=arguments.dtype,
+        documents=documents,
     )
+
+
+def _named(profile: str) -> str | None:
+    return None if profile == "own" else profile
 
 
 def _seconds(read: Callable[[PromptLayout], object], layout: PromptLayout) -> float:
@@ -197,17 +206,19 @@ def _difference(arguments: argparse.Namespace, query: str, documents: list[Docum
     import torch
     from transformers import AutoModel
 
-    profile = load_profile(arguments.profile)
     ours = AttentionReranker.from_pretrained(
-        arguments.model, profile=profile, device="cpu", dtype="float32"
+        arguments.model, profile=_named(arguments.profile), device="cpu", dtype="float32"
     )
     layout = ours.layout(query, documents[:6])
     signal = ours.read(layout)
     reading = CachedReading(ours.engine, DocumentCache(), ours.profile, ours.model)
     kept = reading.read(layout, ours.plan)
+    base = resolve(arguments.model)
     model = AutoModel.from_pretrained(
-        resolve(arguments.model).path, attn_implementation="eager", dtype=torch.float32
+        base.path, attn_implementation="eager", dtype=torch.float32
     ).eval()
+    for adapter in base.adapters:
+        merge_adapter(model, adapter)
     worst = 0.0
     for number, tail in enumerate(layout.tails):
         ids = [*layout.shared, *tail.ids]

@@ -3,9 +3,11 @@
     python benchmarks/quality.py COLLECTION --candidates NAME --depth N PROFILE...
 
 Each profile reranks the first N candidates of every judged query, or of the first ``--queries``,
-with ``--model``; ``--candidates`` is a run file or the collection's name of one; ``minilm`` is
-a bi-encoder (all-MiniLM-L6-v2, mean pooling, cosine) for comparison. ``--most M`` reads a list in
-prompts of at most M documents that share anchors. Printed are nDCG@10 with a
+with ``--model``, ``own`` being what the model is read with where none is named; ``--candidates``
+is a run file or the collection's name of one; ``minilm`` is a bi-encoder (all-MiniLM-L6-v2, mean
+pooling, cosine) for comparison. ``--most M`` reads a list in prompts of at most M documents that
+share anchors. With ``--fused`` every ranking is fused with its first stage as well (the sum of
+both scores' z-scores). Printed are nDCG@10 with a
 95% bootstrap interval, the difference to the first stage, and the p-value of a two-sided paired
 randomisation test over queries, (b + 1) / (B + 1) with B = 100,000.
 """
@@ -22,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from ranklens import Document, Query, Run, ScoredDoc, evaluate, load_collection
+from ranklens import Document, Fusion, Query, Run, ScoredDoc, evaluate, load_collection
 from ranklens.cli.specs import find_candidates
 from ranklens.cli.stages import request_numbers
 
@@ -58,6 +60,10 @@ def main() -> None:
         seconds = time.perf_counter() - start
         lines.append(_line(name, _measured(qrels, found), first, seconds))
         print(lines[-1], flush=True)
+        if arguments.fused:
+            both = _fused(found, {query: candidates[query.id][:depth] for query in found})
+            lines.append(_line(f"{name} + first stage", _measured(qrels, both), first, seconds))
+            print(lines[-1], flush=True)
     if arguments.output:
         Path(arguments.output).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -73,7 +79,7 @@ def _attention(
 
     reranker = AttentionReranker.from_pretrained(
         arguments.model,
-        profile=profile,
+        profile=None if profile == "own" else profile,
         device=arguments.device,
         dtype=arguments.dtype,
         long_lists=LongLists("anchors", most=arguments.most) if arguments.most else "refuse",
@@ -113,6 +119,17 @@ def _minilm(lists: Mapping[Query, Sequence[Document]]) -> dict[Query, list[Score
     return found
 
 
+def _fused(
+    found: Mapping[Query, list[ScoredDoc]], first: Mapping[Query, Sequence[ScoredDoc]]
+) -> dict[Query, list[ScoredDoc]]:
+    both = [
+        Run({query.id: sorted(docs, key=lambda d: -d.score) for query, docs in ranking.items()})
+        for ranking in (found, first)
+    ]
+    fused = Fusion("wsum", norm="z-score").fuse(both)
+    return {query: list(fused[query.id]) for query in found}
+
+
 def _by_place(documents: Sequence[Document]) -> list[ScoredDoc]:
     return [ScoredDoc(document.id, -float(place)) for place, document in enumerate(documents)]
 
@@ -140,12 +157,13 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("collection")
-    parser.add_argument("profiles", nargs="+", metavar="PROFILE", help="or minilm")
+    parser.add_argument("profiles", nargs="+", metavar="PROFILE", help="or own, or minilm")
     parser.add_argument("--candidates", required=True)
     parser.add_argument("--queries", type=int)
     parser.add_argument("--depth", type=int, default=20)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--most", type=int)
+    parser.add_argument("--fused", action="store_true")
     parser.add_argument("--device")
     parser.add_argument("--dtype")
     parser.add_argument("--output")

@@ -1,4 +1,4 @@
-"""The training lists of the trials in docs/LOG.md, from the test collections.
+"""The training lists of the shipped adapter and of docs/LOG.md's trials, from the collections.
 
     python benchmarks/training_lists.py COLLECTIONS --out FOLDER
 
@@ -44,7 +44,7 @@ def main() -> None:
     made = [
         queries(source / name, out / f"queries-{name}", limit, source / "trec-dl-2019")
         for name, limit in (
-            ("trec-dl-2022", 600), ("trec-dl-2021", 500), ("llmjudge-dl23", 500),
+            ("trec-dl-2021", 1700), ("trec-dl-2022", 1700), ("llmjudge-dl23", 1000),
         )
     ]  # fmt: skip
     splade = source / "trec-dl-2022/candidates/SPLADE_P_P_ENSEMBLE_DISTIL.top100.run"
@@ -52,13 +52,12 @@ def main() -> None:
         f"{source}/trec-dl-2021", f"{source}/trec-dl-2021@splade",
         f"{source}/trec-dl-2022", f"{source}/trec-dl-2022@splade={splade}", str(halves[0]),
     ]  # fmt: skip
-    written = [made[1], made[0], made[2]]
     evaluation = [source / "trec-dl-2019", halves[1], source / "scifact"]
     teachers = ["bi-encoder:minilm-l6"]
     run = ["candidates:splade"]
     lists = [
         training_lists(out / "A", real, evaluation, run + teachers, seed=1, per_query=3),
-        training_lists(out / "B", [*real, *map(str, written)], evaluation, run + teachers, seed=2),
+        training_lists(out / "B", [*real, *map(str, made)], evaluation, run + teachers, seed=2),
         training_lists(
             out / "C", [f"{source}/fiqa-positives"], evaluation, teachers,
             seed=3, documents=14, limit=250,
