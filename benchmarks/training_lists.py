@@ -41,6 +41,7 @@ def main() -> None:
         queries=source / "scifact/queries.jsonl",
         qrels=source / "scifact/qrels/train.tsv",
     )
+    says(scifact_train, "SciFact's queries with training judgements.", source / "scifact")
     made = [
         queries(source / name, out / f"queries-{name}", limit, source / "trec-dl-2019")
         for name, limit in (
@@ -89,6 +90,13 @@ def folder(path: Path, **files: object) -> Path:
     return path
 
 
+def says(path: Path, origin: str, source: Path) -> None:
+    """Write a SOURCE.txt: where a folder's data come from, with the licence of their source."""
+    text = (source / "SOURCE.txt").read_text(encoding="utf-8")
+    licences = [line for line in text.splitlines() if line.startswith("Licence:")]
+    (path / "SOURCE.txt").write_text("\n".join([origin, *licences]) + "\n", encoding="utf-8")
+
+
 def quoted(value: object) -> str:
     """Return a number or a path as TOML."""
     return str(value) if isinstance(value, int) else f"'{value}'"
@@ -107,6 +115,7 @@ def dl23_half(source: Path, out: Path, half: str) -> Path:
         qrels=qrels,
         relevance_level=2,
     )
+    says(path, f"LLMJudge (TREC DL 2023), the queries of its {half} half.", data)
     lines = (data / "queries.tsv").read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if line.split("\t")[0] in judged]
     (path / "queries.tsv").write_text("".join(kept), encoding="utf-8")

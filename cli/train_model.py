@@ -31,7 +31,11 @@ _ADAPTER_DTYPES = ("bfloat16", "float16", "float32")
 def model(
     lists: Annotated[
         list[Path],
-        typer.Argument(metavar="LISTS...", help="Folders that `ranklens train lists` made."),
+        typer.Argument(
+            metavar="LISTS...",
+            help="Folders that `ranklens train lists` made; one given twice is visited twice as "
+            "often.",
+        ),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The run folder; the same command resumes in it.")

@@ -56,6 +56,10 @@ def test_several_folders_are_one_source(tmp_path: Path) -> None:
     assert joined["collections"] == [{"name": "x"}, {"name": "y"}]
     assert joined["counts"] == {"documents": 5, "lists": 3, "queries": 4}
     assert [part["seed"] for part in joined["parts"]] == [1, 2]
+    twice = joined_manifest([one, two, one])
+    assert twice["counts"] == joined["counts"], "visited twice, and no more lists than before"
+    assert [part["seed"] for part in twice["parts"]] == [1, 2, 1]
+    assert joined_digest([one, two, one]) != joined_digest([one, two])
 
 
 def test_hostile_texts_come_back(tmp_path: Path) -> None:

@@ -95,14 +95,16 @@ def joined_digest(folders: Sequence[Path]) -> str:
 def joined_manifest(folders: Sequence[Path]) -> dict[str, Any]:
     """Return the manifest of a folder, or one of several: every collection once, counts added.
 
-    ``parts`` are then the manifests themselves. A document that is in two folders counts twice.
+    ``parts`` are then the manifests themselves. A document that is in two folders counts twice, a
+    folder that is given twice, so that its lists are visited as often, once.
     """
-    each = [read_manifest(folder) for folder in folders]
+    known = {folder: read_manifest(folder) for folder in folders}
+    each = [known[folder] for folder in folders]
     if len(each) == 1:
         return each[0]
     collections = [found for part in each for found in part.get("collections") or ()]
     once = {json.dumps(found, sort_keys=True): found for found in collections}
-    counts = {name: sum(part["counts"][name] for part in each) for name in _COUNTED}
+    counts = {name: sum(part["counts"][name] for part in known.values()) for name in _COUNTED}
     return {"counts": counts, "collections": list(once.values()), "parts": each}
 
 
