@@ -18,7 +18,7 @@ from typing import Any
 
 from ranklens.data.errors import UsageError
 
-DEFAULT = "attention:smollm2-135m"
+DEFAULT = "attention:ranklens-135m"
 """The reranker where none is named: of the command line, the server and every adapter."""
 IDENTITY = "identity"
 # Modules are imported when a kind is asked for: they load torch.

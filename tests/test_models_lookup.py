@@ -134,7 +134,7 @@ def test_another_revision_of_a_named_model_is_refused() -> None:
     ("spec", "message"),
     [
         ("smolm2-135m", r"did you mean smollm2-135m\?"),
-        ("zzz", "unknown model 'zzz': give one of smollm2-135m, minilm-l6, a hub id"),
+        ("zzz", "unknown model 'zzz': give one of smollm2-135m, minilm-l6, ranklens-135m, a hub"),
         ("", "unknown model ''"),
         ("a/b/c", "unknown model 'a/b/c'"),
     ],
@@ -149,11 +149,11 @@ def test_installed_lists_names_and_other_folders(
     store: Path, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "no-hub"))
-    assert [model.state for model in installed()] == ["not pulled"] * len(REGISTRY)
+    assert [model.state for model in installed()] == ["not pulled"] * (len(REGISTRY) + 1)
     store.mkdir(parents=True)
     (store / ".partial-x-y").mkdir()
     local.rename(store / "mine")
     *named, other = installed()
-    assert [model.name for model in named] == list(REGISTRY)
+    assert [model.name for model in named] == [*REGISTRY, "ranklens-135m"]
     assert {model.licence for model in named} == {"Apache-2.0"}
     assert (other.name, other.state, other.size) == ("mine", "other", (3 << 20) + 2)

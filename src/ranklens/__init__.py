@@ -1,7 +1,7 @@
 """ranklens: rerank documents by the attention of a language model, and evaluate the result.
 
 >>> from ranklens import AttentionReranker
->>> reranker = AttentionReranker.from_pretrained("smollm2-135m")
+>>> reranker = AttentionReranker.from_pretrained("ranklens-135m")
 >>> ranking = reranker.rank("how do I sort a list", ["Paris is in France.", "sorted() sorts."])
 
 Names load their modules when they are first used: importing this package imports nothing heavy.
