@@ -1,14 +1,12 @@
-"""The training lists of the shipped adapter, from the test collections, and the trials' of LOG.md.
+"""The training lists of the shipped adapter, from the test collections.
 
-    python benchmarks/training_lists.py COLLECTIONS --out FOLDER [--trials]
+    python benchmarks/training_lists.py COLLECTIONS --out FOLDER
 
-COLLECTIONS holds trec-dl-2021, trec-dl-2022, llmjudge-dl23 and scifact. The test half of
-llmjudge-dl23 is what training is validated on. Kept out of everything trained on, by id and by
-text: the queries and judged passages of TREC DL 2019, of that half, and of SciFact's test queries.
-TREC DL 2020 and the classic collections are not touched. What a step has made is not made again. In
-the end the command that trains the adapter is printed, from the lists A. ``--trials`` makes the
-lists B (with queries that smollm2-135m writes), C (of fiqa-positives) and D (SciFact's training
-queries) too, which gave nothing.
+COLLECTIONS holds trec-dl-2021, trec-dl-2022, llmjudge-dl23, fiqa-positives and scifact. The test
+half of llmjudge-dl23 is what training is validated on. Kept out of everything trained on, by id
+and by text: the queries and judged passages of TREC DL 2019, of that half, and of SciFact's test
+queries. TREC DL 2020 and the classic collections are not touched. What a step has made is not made
+again. In the end the command that trains on them is printed.
 """
 
 from __future__ import annotations
@@ -25,7 +23,6 @@ from ranklens.rerank.profile_file import load_profile, save_profile
 # A profile reads every head of these layers, with weights that add up to SCALE.
 FIRST, END, HEADS, SCALE = 14, 18, 9, 4.0
 DOCUMENT_TOKENS = 128
-TEACHERS = ("candidates:splade", "bi-encoder:minilm-l6")
 
 
 def main() -> None:
@@ -33,31 +30,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("collections", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--trials", action="store_true")
     given = parser.parse_args()
     source, out = given.collections.resolve(), given.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     halves = [dl23_half(source, out, half) for half in ("dev", "test")]
-    splade = source / "trec-dl-2022/candidates/SPLADE_P_P_ENSEMBLE_DISTIL.top100.run"
-    real = [
-        f"{source}/trec-dl-2021", f"{source}/trec-dl-2021@splade",
-        f"{source}/trec-dl-2022", f"{source}/trec-dl-2022@splade={splade}", str(halves[0]),
-    ]  # fmt: skip
-    evaluation = [source / "trec-dl-2019", halves[1], source / "scifact"]
-    lists = training_lists(out / "A", real, evaluation, TEACHERS, seed=1, per_query=3)
-    if given.trials:
-        trials(source, out, real, evaluation)
-    print(
-        f"ranklens train model {lists} -o {out / 'ranklens-135m'} "
-        f"--profile {start(out / 'start.json')} "
-        "--objective 'graded + kl(splade, 0.1) + 0.5*kl(minilm-l6, 0.05)' "
-        f"--validation {halves[1]} --validation-depth 20 --dtype bfloat16 --all-weights "
-        "--as-lora 20 --lr 5e-5 --head-lr 3e-3 --schedule constant --warmup 10 --steps 100"
-    )
-
-
-def trials(source: Path, out: Path, real: Sequence[str], evaluation: Sequence[Path]) -> None:
-    """Make the lists that trials took in addition."""
     scifact_train = folder(
         out / "scifact-train",
         name="scifact-train",
@@ -72,15 +48,33 @@ def trials(source: Path, out: Path, real: Sequence[str], evaluation: Sequence[Pa
             ("trec-dl-2021", 1700), ("trec-dl-2022", 1700), ("llmjudge-dl23", 1000),
         )
     ]  # fmt: skip
-    training_lists(out / "B", [*real, *map(str, made)], evaluation, TEACHERS, seed=2)
-    training_lists(
-        out / "C", [f"{source}/fiqa-positives"], evaluation, TEACHERS[1:],
-        seed=3, documents=14, limit=250,
-    )  # fmt: skip
-    training_lists(
-        out / "D", [str(scifact_train)], [source / "scifact"], TEACHERS[1:],
-        seed=4, documents=10, limit=120,
-    )  # fmt: skip
+    splade = source / "trec-dl-2022/candidates/SPLADE_P_P_ENSEMBLE_DISTIL.top100.run"
+    real = [
+        f"{source}/trec-dl-2021", f"{source}/trec-dl-2021@splade",
+        f"{source}/trec-dl-2022", f"{source}/trec-dl-2022@splade={splade}", str(halves[0]),
+    ]  # fmt: skip
+    evaluation = [source / "trec-dl-2019", halves[1], source / "scifact"]
+    teachers = ["bi-encoder:minilm-l6"]
+    run = ["candidates:splade"]
+    lists = [
+        training_lists(out / "A", real, evaluation, run + teachers, seed=1, per_query=3),
+        training_lists(out / "B", [*real, *map(str, made)], evaluation, run + teachers, seed=2),
+        training_lists(
+            out / "C", [f"{source}/fiqa-positives"], evaluation, teachers,
+            seed=3, documents=14, limit=250,
+        ),
+        training_lists(
+            out / "D", [str(scifact_train)], [source / "scifact"], teachers,
+            seed=4, documents=10, limit=120,
+        ),
+    ]  # fmt: skip
+    print(
+        f"ranklens train model {lists[0]} {' '.join(map(str, lists))} "
+        f"-o {out / 'ranklens-135m'} --profile {start(out / 'start.json')} "
+        "--objective 'graded + kl(splade, 0.1) + kl(minilm-l6, 0.05)' "
+        f"--validation {halves[1]} --validation-depth 20 --validate-every 160 --dtype bfloat16 "
+        "--all-weights --as-lora 20 --lr 6e-5 --head-lr 3e-3 --steps 640 --warmup 30"
+    )
 
 
 def ranklens(*arguments: str) -> None:
