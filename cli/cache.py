@@ -80,6 +80,7 @@ def build(
     from ranklens.cli.output import check_folder, note, print_json, warn
     from ranklens.cli.warming import documents_of, keep_all
     from ranklens.data.load import load_collection
+    from ranklens.rerank.profile_file import default_profile
 
     if depth is not None and candidates is None:
         raise UsageError("--depth is of candidates; give --candidates too, or --limit")
@@ -97,7 +98,7 @@ def build(
     value = {
         "status": "ok",
         "folder": str(output),
-        "profile": chosen,
+        "profile": engine.profile.name,
         **kept.describe(),
         "documents": total,
         "computed": counts.computed,
@@ -112,7 +113,10 @@ def build(
     if as_json:
         print_json(value)
     else:
-        note(f"rank with: ranklens rerank … --profile {chosen} --documents {output}")
+        with_profile = "" if chosen == default_profile(model) else f" --profile {chosen}"
+        note(
+            f"rank with: ranklens rerank … --reranker {reranker}{with_profile} --documents {output}"
+        )
 
 
 @app.command()
@@ -221,10 +225,15 @@ def _storage(name: str | None) -> Storage | None:
 
 
 def _block_profile(model: str) -> str:
-    """Return the profile that a model's documents are kept for when none is named."""
-    from ranklens.rerank.profile_file import shipped_profiles
+    """Return the profile that a model's documents are kept for when none is named.
 
-    own = f"{model}-block"
+    That is what it ranks with if it reads in blocks, as trained models do.
+    """
+    from ranklens.rerank.profile_file import default_profile, load_profile, shipped_profiles
+
+    usual, own = default_profile(model), f"{model}-block"
+    if load_profile(usual).layout.attend == "block":
+        return usual
     return own if own in shipped_profiles() else "icr-block"
 
 

@@ -10,11 +10,29 @@ from pathlib import Path
 
 import pytest
 from tests.kept_entries import entries, origins
+from tests.tiny_trained import NAME, make_base, make_trained
 
 from ranklens.rerank.kv.disk import read_entry
 
 pytest_plugins = ["cli_fixtures", "cache_fixtures"]
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def test_a_trained_model_keeps_documents_as_it_reads_them(
+    call: Call, collection: Path, tmp_path: Path
+) -> None:
+    trained = f"attention:{make_trained(tmp_path / 'trained', make_base(tmp_path / 'base'))}"
+    options = ("--reranker", trained, "--dtype", "float32")
+    built = call("cache", "build", collection, "-o", "kept", *options, "--json")
+    assert built.returncode == 0, built.stderr
+    assert json.loads(built.stdout)["profile"] == NAME
+    told = call("cache", "build", collection, "-o", "kept", *options).stderr
+    assert f"rank with: ranklens rerank … --reranker {trained} --documents kept" in told
+    ranked = call(
+        "rerank", collection, "all", "-o", "a.run", *options, "--documents", "kept", "--json"
+    )
+    assert ranked.returncode == 0, ranked.stderr
+    assert origins(ranked)["computed"] == 0
 
 
 def test_documents_built_ahead_rank_as_those_computed_on_the_way(
