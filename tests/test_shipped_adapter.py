@@ -105,7 +105,9 @@ def test_scores_are_those_of_an_eager_pass_over_weights_that_peft_merged(
     layout = reranker.layout(QUERY, [Document(text, text) for text in TEXTS])
     (tail,) = layout.tails
     ids = [*layout.shared, *tail.ids]
-    positions = [*(layout.positions or range(len(layout.shared)))]
+    assert layout.positions is not None
+    assert layout.tail_start is not None
+    positions = [*layout.positions]
     positions += range(layout.tail_start, layout.tail_start + len(tail.ids))
     hidden = torch.ones(len(ids), len(ids)).triu(1) > 0
     for first, end in layout.blocks:

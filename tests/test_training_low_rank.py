@@ -43,7 +43,7 @@ def test_a_change_of_that_rank_is_kept_whole() -> None:
     low = before_training(learned.named, 2)
     change = drawn(12, 2, seed=4) @ drawn(2, 8, seed=5)
     with torch.no_grad():
-        learned.copies[Q_PROJ] += change
+        learned.copies[Q_PROJ].add_(change)
     pairs, share = cut(learned, low, torch.float32)
     assert list(pairs) == ["layers.0.self_attn.q_proj"]
     a, b = pairs["layers.0.self_attn.q_proj"]
@@ -61,9 +61,9 @@ def test_what_does_not_fit_is_the_smallest_part_and_is_counted_as_lost() -> None
     low = before_training(learned.named, 3)
     change = drawn(12, 8, seed=6)
     with torch.no_grad():
-        learned.copies[Q_PROJ] += change
-        learned.copies[NORM] += 0.5
-        learned.copies[OTHER] += 0.25
+        learned.copies[Q_PROJ].add_(change)
+        learned.copies[NORM].add_(0.5)
+        learned.copies[OTHER].add_(0.25)
     pairs, share = cut(learned, low, torch.float32)
     values = torch.linalg.svdvals(change)
     lost = values[3:].square().sum() + 8 * 0.5**2 + 64 * 0.25**2
@@ -143,7 +143,7 @@ def test_weights_out_of_any_range_are_not_written(base: Path, tmp_path: Path) ->
     learned = weights()
     low = before_training(learned.named, 1)
     with torch.no_grad():
-        learned.copies[Q_PROJ] += 1e12
+        learned.copies[Q_PROJ].add_(1e12)
     pairs, _ = cut(learned, low, torch.float16)
     from ranklens.rerank.training.adapter import write_adapter
 
