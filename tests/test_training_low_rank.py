@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from tests.word_task import held_out_words, settings_of, trainer_in
 
-from ranklens.data.errors import NumericalError, UsageError
+from ranklens.data.errors import InvalidInputError, NumericalError, UsageError
 from ranklens.data.models import resolve
 from ranklens.rerank.attention_reranker import AttentionReranker
 from ranklens.rerank.lora import read_lora
@@ -87,6 +87,13 @@ def test_nothing_learned_is_kept_whole() -> None:
 def test_a_rank_that_matrices_do_not_have(rank: int) -> None:
     with pytest.raises(UsageError, match=r"it must be 1 to 8, the smaller side of layers\.0"):
         before_training(weights().named, rank)
+
+
+def test_a_model_without_projections_has_no_adapter() -> None:
+    with pytest.raises(
+        InvalidInputError, match=r"none of the projections.*train it without --as-lora"
+    ):
+        before_training({NORM: drawn(8, seed=2)}, 1)
 
 
 def learn(base: Path, out: Path, rank: int, **changes: Any) -> tuple[Any, dict[str, Any]]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ranklens.data.errors import UsageError
+from ranklens.data.errors import InvalidInputError, UsageError
 from ranklens.rerank.training.adapter import PROJECTIONS
 
 if TYPE_CHECKING:
@@ -36,11 +36,16 @@ class LowRank:
 def before_training(weights: Mapping[str, torch.Tensor], rank: int) -> LowRank:
     """Keep a copy of a base model's weights on the CPU, to tell later what training changed.
 
-    Raises UsageError for a rank that a projection's smaller side does not have.
+    Raises UsageError for a rank that a projection's smaller side does not have, InvalidInputError
+    for a model without projections that adapters change.
     """
-    smallest = min(
-        (min(own.shape), name) for name, own in weights.items() if _in_adapters(name, own)
-    )
+    sides = [(min(own.shape), name) for name, own in weights.items() if _in_adapters(name, own)]
+    if not sides:
+        raise InvalidInputError(
+            "the model has none of the projections that an adapter could change: "
+            f"{', '.join(PROJECTIONS)}; train it without --as-lora"
+        )
+    smallest = min(sides)
     if not 1 <= rank <= smallest[0]:
         raise UsageError(
             f"a change of rank {rank} cannot be kept: it must be 1 to {smallest[0]}, the smaller "
@@ -59,7 +64,7 @@ def cut(weights: Weights, low: LowRank, dtype: torch.dtype) -> tuple[dict[str, P
     import torch
 
     pairs: dict[str, Pair] = {}
-    kept = lost = 0.0
+    whole = lost = 0.0
     with torch.no_grad():
         for name, own in weights.copies.items():
             before = low.before[name].to(own.device, own.dtype)
@@ -71,10 +76,10 @@ def cut(weights: Weights, low: LowRank, dtype: torch.dtype) -> tuple[dict[str, P
                 pairs[name.removesuffix(".weight")] = pair
                 after = (pair[1].to(own) @ pair[0].to(own)).to(own)
             own.copy_(before + after)
-            kept += float(change.square().sum() - (change - after).square().sum())
+            whole += float(change.square().sum())
             lost += float((change - after).square().sum())
     weights.publish()
-    return pairs, kept / (kept + lost) if kept + lost else 1.0
+    return pairs, 1 - lost / whole if whole else 1.0
 
 
 def _nearest(change: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
