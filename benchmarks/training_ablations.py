@@ -40,7 +40,6 @@ class Variant:
     """One change to the base: what is read, what is trained, how, and with how many documents."""
 
     layers: tuple[int, int] = (14, 18)
-    query_first: bool = False
     log: bool = True
     objective: str = f"graded + {TEACHERS}"
     options: Sequence[str] = ("--all-weights", "--lr", "5e-5", "--head-lr", "3e-3")
@@ -52,7 +51,6 @@ VARIANTS = {
     "layers 8 to 11": Variant(layers=(8, 12)),
     "layers 20 to 23": Variant(layers=(20, 24)),
     "layers 0 to 17": Variant(layers=(0, 18)),
-    "query in the prefix too": Variant(query_first=True),
     "labels only": Variant(objective="graded"),
     "teachers only": Variant(objective=TEACHERS),
     "LoRA 16": Variant(options=("--lora", "16", "--lr", "4e-4", "--head-lr", "3e-3")),
@@ -134,10 +132,6 @@ def profile(variant: Variant, folder: Path) -> Profile:
     weight = SCALE / ((end - first) * HEADS) * (1 if variant.log else 20)
     heads = {f"{layer}-{head}": weight for layer in range(first, end) for head in range(HEADS)}
     prompt = dataclasses.replace(base.prompt, document_tokens=DOCUMENT_TOKENS)
-    if variant.query_first:
-        prompt = dataclasses.replace(
-            prompt, introduction=" Here are some paragraphs for the query {query}:"
-        )
     pooling = dataclasses.replace(base.pooling, scale="log" if variant.log else "plain")
     signal = dataclasses.replace(base.signal, heads=heads)
     return dataclasses.replace(base, prompt=prompt, pooling=pooling, signal=signal)
