@@ -37,13 +37,18 @@ ROUNDS = 100_000
 
 @dataclass(frozen=True)
 class Variant:
-    """One change to the base: what is read, what is trained, how, and with how many documents."""
+    """One change to the base: what is read, what is trained, how, and with how many documents.
+
+    With an ``opening`` documents are in BlockRank's wording behind it: only such a prompt may have
+    the query in front of the documents.
+    """
 
     layers: tuple[int, int] = (14, 18)
     log: bool = True
     objective: str = f"graded + {TEACHERS}"
     options: Sequence[str] = ("--all-weights", "--lr", "5e-5", "--head-lr", "3e-3")
     documents: int = 12
+    opening: str | None = None
 
 
 VARIANTS = {
@@ -57,6 +62,10 @@ VARIANTS = {
     "mass, not its logarithm": Variant(log=False),
     "6 documents": Variant(documents=6),
     "24 documents": Variant(documents=24),
+    "BlockRank's wording": Variant(opening="Search these documents.\n\nDocuments:"),
+    "the same, query in front": Variant(
+        opening="Search these documents.\nQuery: {query}\n\nDocuments:"
+    ),
     "head weights uniform": Variant(options=("--all-weights", "--lr", "5e-5", "--head-lr", "0")),
 }
 
@@ -89,7 +98,7 @@ def main() -> None:
 
 def trained(name: str, variant: Variant, given: argparse.Namespace) -> str:
     """Train a variant, and return its model's folder."""
-    folder = given.out / name.replace(" ", "-").replace(",", "")
+    folder = given.out / name.replace(" ", "-").replace(",", "").replace("'", "")
     folder.mkdir(exist_ok=True)
     model: Path = folder / "run/model"
     if model.is_dir():
@@ -132,6 +141,16 @@ def profile(variant: Variant, folder: Path) -> Profile:
     weight = SCALE / ((end - first) * HEADS) * (1 if variant.log else 20)
     heads = {f"{layer}-{head}": weight for layer in range(first, end) for head in range(HEADS)}
     prompt = dataclasses.replace(base.prompt, document_tokens=DOCUMENT_TOKENS)
+    if variant.opening is not None:
+        wording = load_profile("blockrank").prompt
+        assert wording.blocks is not None
+        prompt = dataclasses.replace(
+            wording,
+            introduction=variant.opening,
+            frame=None,
+            order=prompt.order,
+            blocks=dataclasses.replace(wording.blocks, tokens=DOCUMENT_TOKENS),
+        )
     pooling = dataclasses.replace(base.pooling, scale="log" if variant.log else "plain")
     signal = dataclasses.replace(base.signal, heads=heads)
     return dataclasses.replace(base, prompt=prompt, pooling=pooling, signal=signal)

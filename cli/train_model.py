@@ -11,20 +11,18 @@ import typer
 
 from ranklens.cli import options
 from ranklens.cli.specs import DEFAULT_MODEL
+from ranklens.cli.train_start import RANK
 from ranklens.data.errors import PartialError, UsageError
 
 if TYPE_CHECKING:
+    from ranklens.cli.train_start import Start
     from ranklens.data.device import Placement
-    from ranklens.data.models import ResolvedModel
-    from ranklens.rerank.profile import Profile
     from ranklens.rerank.training.checkpoint import TrainingFolder
     from ranklens.rerank.training.lists import TrainingList
     from ranklens.rerank.training.settings import Settings
     from ranklens.rerank.training.trainer import Trainer
     from ranklens.rerank.training.validation import HeldOut
 
-_RANK = 16
-_RATES = {"lora": 3e-4, "all": 5e-5}
 _ADAPTER_DTYPES = ("bfloat16", "float16", "float32")
 
 
@@ -43,14 +41,16 @@ def model(
     base: Annotated[
         str,
         typer.Option(
-            "--model", help="What is trained: a name of `ranklens models list`, a folder, a hub id."
+            "--model",
+            help="What is trained: a name of `ranklens models list`, a folder, a hub id. A trained "
+            "model's adapter is trained on; with --lora a new one is put on top.",
         ),
     ] = DEFAULT_MODEL,
     profile: Annotated[
         str | None,
         typer.Option(
-            help="What it is read with: a shipped profile or a JSON file; documents in blocks, "
-            "the logarithm of their attention."
+            help="What it is read with: a shipped profile or a JSON file; a trained model's own, "
+            "else documents in blocks and the logarithm of their attention."
         ),
     ] = None,
     layers: Annotated[
@@ -78,7 +78,7 @@ def model(
         int | None,
         typer.Option(callback=options.positive, help="Validate on the first so many only."),
     ] = None,
-    lora: Annotated[int | None, typer.Option(help=f"LoRA's rank ({_RANK}).")] = None,
+    lora: Annotated[int | None, typer.Option(help=f"LoRA's rank ({RANK}).")] = None,
     alpha: Annotated[float | None, typer.Option(help="LoRA's α; its rank if absent.")] = None,
     all_weights: Annotated[
         bool, typer.Option("--all-weights", help="Train all weights of the layers, no adapter.")
@@ -147,8 +147,6 @@ def model(
 
     Example: ranklens train model lists --layers 18 --validation scifact -o runs/trained
     """
-    if all_weights and (lora is not None or alpha is not None):
-        raise UsageError("--all-weights trains no adapter: give it, or --lora and --alpha")
     if as_lora is not None and not all_weights:
         raise UsageError("--as-lora cuts what --all-weights learns; --lora has its own rank")
     if steps is not None and epochs is not None:
@@ -160,22 +158,18 @@ def model(
     if validation is None and patience is not None:
         raise UsageError("--patience counts validations: give --validation")
     from ranklens.cli.output import note, warn
-    from ranklens.cli.specs import pull_model
+    from ranklens.cli.train_start import placement_of, start_of, versions
     from ranklens.cli.train_validation import held_out_lists, seen_in_training
     from ranklens.data.extras import require
-    from ranklens.data.models import resolve
-    from ranklens.rerank.profile_file import load_profile
+    from ranklens.data.models.naming import name_of
     from ranklens.rerank.training.checkpoint import open_training_folder
     from ranklens.rerank.training.folder import joined_digest, read_lists
     from ranklens.rerank.training.settings import HEAD_RATE, Schedule, Settings
-    from ranklens.rerank.training.starting import starting_profile
 
     require("llm", "torch", "transformers", "safetensors")
-    if not all_weights:
-        require("train", "peft")
-    chosen = starting_profile(None if profile is None else load_profile(profile), layers)
     parts = [part for folder in lists for part in read_lists(folder)]
     _check_teachers(objective, parts)
+    start = start_of(base, profile, layers, lora=lora, alpha=alpha, all_weights=all_weights)
     held_out = None
     if validation is not None:
         held_out = held_out_lists(validation, validation_depth, validation_limit)
@@ -187,29 +181,24 @@ def model(
                     f"{seen[0]!r}): the figures will be too good"
                 ]
             )
-    pull_model(base)
-    resolved = resolve(base)
-    placement = _placement(device, dtype)
+    placement = placement_of(device, dtype)
     count = (
         steps if steps is not None else _steps(1.0 if epochs is None else epochs, parts, accumulate)
     )
-    rate = _RATES["all" if all_weights else "lora"] if learning_rate is None else learning_rate
-    heads = (
-        HEAD_RATE * _mean_weight(chosen, resolved)
-        if head_learning_rate is None
-        else head_learning_rate
-    )
     settings = Settings(
         lists=joined_digest(lists),
-        model=_name(base),
-        revision=resolved.revision,
-        profile=chosen.to_dict(),
+        model=name_of(start.base.spec),
+        revision=start.base.revision,
+        going_on=start.adapter_digest,
+        profile=start.profile.to_dict(),
         objective=objective,
         steps=count,
-        learning_rate=rate,
-        head_learning_rate=heads,
-        lora=None if all_weights else _RANK if lora is None else lora,
-        alpha=alpha,
+        learning_rate=start.learning_rate if learning_rate is None else learning_rate,
+        head_learning_rate=HEAD_RATE * start.mean_weight
+        if head_learning_rate is None
+        else head_learning_rate,
+        lora=start.lora,
+        alpha=start.alpha,
         schedule=Schedule(
             cast("Literal['cosine', 'constant']", schedule),
             count // 20 if warmup is None else warmup,
@@ -223,13 +212,13 @@ def model(
         validation=None if held_out is None else held_out.digest,
         validate_every=validate_every,
         patience=patience,
-        versions=_versions(adapter=not all_weights),
+        versions=versions(adapter=not all_weights),
     )
     with open_training_folder(out) as folder:
         if folder.begin(settings):
             note(f"resuming in {out}")
         manifest = _run(
-            settings, chosen, parts, held_out, resolved, placement, folder,
+            settings, start, parts, held_out, placement, folder,
             lists=lists, save_every=save_every, checkpointing=checkpointing,
             adapter_dtype=adapter_dtype, as_lora=as_lora,
         )  # fmt: skip
@@ -238,10 +227,9 @@ def model(
 
 def _run(
     settings: Settings,
-    profile: Profile,
+    start: Start,
     parts: Sequence[TrainingList],
     held_out: HeldOut | None,
-    base: ResolvedModel,
     placement: Placement,
     folder: TrainingFolder,
     *,
@@ -262,6 +250,7 @@ def _run(
     from ranklens.rerank.training.student import Student
     from ranklens.rerank.training.trainer import Trainer, trained_weights
 
+    base, profile = start.base, start.profile
     trainer: Trainer | None = None
     try:
         note(f"loading {base.spec} on {placement.device} in {placement.dtype}: {placement.reason}")
@@ -273,7 +262,7 @@ def _run(
             layers=None if answers else profile.signal.layers_needed,
             adapters=base.adapters,
         )
-        named = trained_weights(engine.model, settings)
+        named = trained_weights(engine.model, settings, start.going_on, layers=start.layers)
         low_rank = None if as_lora is None else before_training(dict(named), as_lora)
         student = Student(
             engine,
@@ -299,7 +288,7 @@ def _run(
         return export(
             folder.model,
             trainer,
-            Provenance(base, joined_manifest(lists), _licence(base.spec)),
+            Provenance(base, joined_manifest(lists), start.licence, start.history),
             held_out=held_out,
             dtype=cast("Literal['bfloat16', 'float16', 'float32']", adapter_dtype),
             low_rank=low_rank,
@@ -330,47 +319,6 @@ def _steps(epochs: float, parts: Sequence[TrainingList], accumulate: int) -> int
     if not 0 < epochs < math.inf:
         raise UsageError(f"--epochs must be positive and finite, got {epochs}")
     return max(1, math.ceil(epochs * len(parts) / max(1, accumulate)))
-
-
-def _placement(device: str | None, dtype: str | None) -> Placement:
-    """Return where to train; float16, which some GPUs would rank in, is not for gradients."""
-    from ranklens.data.device import choose_placement
-
-    found = choose_placement(device, dtype)
-    if dtype is None and found.dtype == "float16":
-        return choose_placement(device, "float32")
-    return found
-
-
-def _mean_weight(profile: Profile, base: ResolvedModel) -> float:
-    """Return the mean absolute weight of the heads that a profile reads of a model."""
-    from transformers import AutoConfig
-
-    from ranklens.rerank.plan import plan_signal
-
-    config = AutoConfig.from_pretrained(base.path, local_files_only=True).get_text_config()
-    plan = plan_signal(profile.signal, config)
-    weights = [abs(weight) for of_layer in plan.weights.values() for weight in of_layer.values()]
-    return sum(weights) / len(weights)
-
-
-def _name(spec: str) -> str:
-    from ranklens.data.models.naming import name_of
-
-    return name_of(spec)
-
-
-def _licence(spec: str) -> str | None:
-    from ranklens.data.models import REGISTRY
-
-    return REGISTRY[spec].licence if spec in REGISTRY else None
-
-
-def _versions(*, adapter: bool) -> Mapping[str, str]:
-    from importlib.metadata import version
-
-    names = ("ranklens", "tokenizers", "torch", "transformers", *(("peft",) if adapter else ()))
-    return {name: version(name) for name in names}
 
 
 def _best(trainer: Trainer) -> int:

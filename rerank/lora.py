@@ -21,6 +21,9 @@ from ranklens.data.models.adapter import CONFIG, WEIGHTS, read_settings
 if TYPE_CHECKING:
     import torch
 
+Pair = tuple["torch.Tensor", "torch.Tensor"]
+"""A [rank, inputs] and B [outputs, rank] of a module."""
+
 _KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 _LAYER = re.compile(r"(?:^|\.)layers\.([0-9]+)\.")
 # What changes no number of an adapter that is there.
@@ -109,12 +112,28 @@ def _targets(
 def merge_adapter(model: Any, folder: Path, *, layers: int | None = None) -> None:
     """Add an adapter's change to the weights of a model, which keep their dtype and device.
 
+    Raises as ``read_pairs``, before anything is changed.
+    """
+    import torch
+
+    lora, pairs = read_pairs(model, folder, layers=layers)
+    with torch.no_grad():
+        for name, pair in pairs.items():
+            weight = model.get_submodule(name).weight
+            a, b = (side.to(weight.device, torch.float32) for side in pair)
+            weight.copy_(weight.float() + lora.scale * (b @ a))
+
+
+def read_pairs(
+    model: Any, folder: Path, *, layers: int | None = None
+) -> tuple[Lora, dict[str, Pair]]:
+    """Return what an adapter says, and its A and B of the model's modules, by name.
+
     ``layers`` is how many layers the whole base model has, where ``model`` has only the first of
     them: what the adapter says of the others is left out.
 
-    Raises InvalidInputError, before anything is changed, for an adapter that is no plain LoRA,
-    does not fit the model, lacks weights or has more than it names, or holds NaN or Inf; and for
-    a file that is damaged.
+    Raises InvalidInputError for an adapter that is no plain LoRA, does not fit the model, lacks
+    weights or has more than it names, or holds NaN or Inf; and for a file that is damaged.
     """
     import torch
     from safetensors import SafetensorError, safe_open
@@ -145,11 +164,7 @@ def merge_adapter(model: Any, folder: Path, *, layers: int | None = None) -> Non
     _check_complete(pairs, wanted, file)
     for name, pair in pairs.items():
         _check_pair(name, pair, linear[name].weight, lora.rank, file)
-    with torch.no_grad():
-        for name, pair in pairs.items():
-            weight = linear[name].weight
-            a, b = (pair[part].to(weight.device, torch.float32) for part in "AB")
-            weight.copy_(weight.float() + lora.scale * (b @ a))
+    return lora, {name: (pair["A"], pair["B"]) for name, pair in pairs.items()}
 
 
 def _module(key: str, file: Path, linear: Mapping[str, Any]) -> tuple[str, str]:

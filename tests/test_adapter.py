@@ -23,7 +23,13 @@ from ranklens.data.errors import (
 from ranklens.data.models import ResolvedModel, resolve
 from ranklens.rerank.engine import AttentionEngine
 from ranklens.rerank.lora import read_lora
-from ranklens.rerank.training.adapter import PROJECTIONS, add_lora, merge_adapter, save_adapter
+from ranklens.rerank.training.adapter import (
+    PROJECTIONS,
+    add_lora,
+    go_on_with_lora,
+    merge_adapter,
+    save_adapter,
+)
 
 # peft asks for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -120,6 +126,31 @@ def test_what_lora_is_not_put_into(base: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingPrerequisiteError, match=r"pip install 'ranklens\[train\]'"):
         add_lora(plain(base, layers=1), 2)
+
+
+def test_an_adapter_that_is_trained_on_starts_as_it_was(
+    base: Path, trained: Any, adapter: Path
+) -> None:
+    model = plain(base)
+    before = torch.random.get_rng_state()
+    found = go_on_with_lora(model, adapter)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(hidden(model), hidden(trained)), "LoRA computes in the same order"
+    wanted = {name: own for name, own in trained.named_parameters() if "lora_" in name}
+    assert {name for name, _ in found} == wanted.keys()
+    for name, own in found:
+        assert own.requires_grad
+        assert torch.equal(own, wanted[name])
+    with pytest.raises(InvalidInputError, match="has LoRA already"):
+        go_on_with_lora(model, adapter)
+
+
+def test_first_layers_are_trained_on_with_what_is_theirs(base: Path, adapter: Path) -> None:
+    model = plain(base, layers=2)
+    with pytest.raises(InvalidInputError, match="a part that the model does not have"):
+        go_on_with_lora(model, adapter)
+    found = go_on_with_lora(model, adapter, layers=LAYERS)
+    assert len(found) == 2 * len(PROJECTIONS) * 2
 
 
 def test_merged_weights_compute_what_was_trained(base: Path, trained: Any, adapter: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ pytest.importorskip("peft", reason="the extra train is not installed")
 from tests.word_task import make_model, word_lists, word_profile
 
 from ranklens.cli.train_progress import Tally
-from ranklens.rerank.profile_file import save_profile
+from ranklens.rerank.profile_file import load_profile, save_profile
 from ranklens.rerank.training.folder import write_lists
 from ranklens.rerank.training.student import Student
 from ranklens.rerank.training.trainer import Step
@@ -184,6 +185,68 @@ def test_all_weights_are_kept_as_an_adapter(call: Call, task: Path, tmp_path: Pa
     assert "share of the change kept" in done.stdout
     settings = json.loads((tmp_path / "out" / "model" / "adapter_config.json").read_text())
     assert settings["r"] == settings["lora_alpha"] == 4
+
+
+def test_a_trained_model_is_trained_on(train: Call, call: Call, task: Path, tmp_path: Path) -> None:
+    fine = ("--adapter-dtype", "float32", "--alpha", "6", "--lr", "0.01", "--steps", "3")
+    done = train(*fine)
+    assert done.returncode == 0, done.stderr
+    first = tmp_path / "out" / "model"
+
+    def on(name: str, *options: str | Path) -> subprocess.CompletedProcess[str]:
+        return call(
+            "train", "model", task / "lists", "--model", first, "--out", tmp_path / name,
+            "--adapter-dtype", "float32", *options,
+        )  # fmt: skip
+
+    done = on("still", "--lr", "0", "--head-lr", "0", "--steps", "1")
+    assert done.returncode == 0, done.stderr
+    still = tmp_path / "still" / "model"
+    assert adapter_of(still) == adapter_of(first)
+    assert json.loads((still / "adapter_config.json").read_text())["lora_alpha"] == 6
+    heads = [load_profile(str(x / "profile.json")).signal.heads for x in (first, still)]
+    assert heads[0] == heads[1], "its own profile is what it is read with"
+
+    done = on("more", "--steps", "4", "--seed", "3")
+    assert done.returncode == 0, done.stderr
+    more = tmp_path / "more" / "model"
+    assert adapter_of(more) != adapter_of(first)
+    manifests = [json.loads((x / "training.json").read_text()) for x in (first, more)]
+    assert manifests[1]["trained_before"] == manifests[0]
+    assert manifests[1]["base"] == manifests[0]["base"], "one adapter, of the same base"
+    card = (more / "README.md").read_text()
+    assert "## Training data of run 1 of 2" in card
+    assert "## Training data of run 2 of 2" in card
+    refused = on("alpha", "--alpha", "3")
+    assert refused.returncode == 2
+    assert "--alpha is of a new adapter, and that of" in refused.stderr
+
+    done = on("top", "--lora", "2", "--steps", "1")
+    assert done.returncode == 0, done.stderr
+    settings = json.loads((tmp_path / "top" / "model" / "adapter_config.json").read_text())
+    assert settings["r"] == 2
+    assert settings["base_model_name_or_path"] == str(first)
+
+
+def test_an_adapter_without_a_manifest_is_trained_on(
+    train: Call, call: Call, task: Path, tmp_path: Path
+) -> None:
+    done = train("--steps", "1")
+    assert done.returncode == 0, done.stderr
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(tmp_path / "out" / "model" / name, foreign)
+    done = call(
+        "train", "model", task / "lists", "--model", foreign, "--profile", task / "words.json",
+        "--steps", "1", "--out", tmp_path / "on",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "the adapter had no manifest" in (tmp_path / "on" / "model" / "README.md").read_text()
+
+
+def adapter_of(model: Path) -> bytes:
+    return (model / "adapter_model.safetensors").read_bytes()
 
 
 def test_lists_that_are_not_there_name_the_command(call: Call, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""LoRA adapters: put into a model, trained, and saved as peft saves them (arXiv 2106.09685).
+"""LoRA adapters: put into a model, trained (on), and saved as peft saves them (arXiv 2106.09685).
 
     h = W x + (α/r) · B A x,    A [r, inputs] random, B [outputs, r] zero, W frozen
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +18,9 @@ from ranklens.data.errors import InvalidInputError, NumericalError, UsageError
 from ranklens.data.extras import require
 from ranklens.data.files import write_json
 from ranklens.data.models.adapter import CONFIG, WEIGHTS
+from ranklens.rerank.lora import Pair as Pair
 from ranklens.rerank.lora import merge_adapter as merge_adapter
+from ranklens.rerank.lora import read_pairs
 
 if TYPE_CHECKING:
     import torch
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _ADAPTER = "default"
 Dtype = Literal["bfloat16", "float16", "float32"]
-Pair = tuple["torch.Tensor", "torch.Tensor"]
-"""A [rank, inputs] and B [outputs, rank] of a module."""
 
 
 def add_lora(
@@ -51,10 +51,8 @@ def add_lora(
     if not 0 < alpha < math.inf:
         raise UsageError(f"alpha of LoRA is {alpha}; it must be a positive number")
     import torch
-    from peft import LoraConfig, inject_adapter_in_model
 
-    if next(_adapted(model), None) is not None:
-        raise InvalidInputError("the model has LoRA already")
+    _check_plain(model)
     names = [
         name
         for name, module in model.named_modules()
@@ -65,22 +63,64 @@ def add_lora(
             f"a {model.config.model_type!r} model has none of the projections that LoRA changes: "
             f"{', '.join(PROJECTIONS)}"
         )
+    source = torch.Generator().manual_seed(seed)
+
+    def drawn(_: str, a: torch.Tensor, b: torch.Tensor) -> None:
+        bound = 1 / math.sqrt(a.shape[1])
+        a.copy_(torch.empty(a.shape).uniform_(-bound, bound, generator=source))
+        b.zero_()
+
+    return _inject(model, names, rank, alpha, drawn)
+
+
+def go_on_with_lora(
+    model: Any, folder: Path, *, layers: int | None = None
+) -> list[tuple[str, torch.nn.Parameter]]:
+    """Put an adapter's LoRA into its base model to be trained on; return what ``add_lora`` does.
+
+    The model computes what it would with the adapter merged, to rounding. ``layers`` as in
+    ``read_pairs``, and it raises as that does; MissingPrerequisiteError without peft.
+    """
+    require("train", "peft")
+    _check_plain(model)
+    lora, pairs = read_pairs(model, folder, layers=layers)
+
+    def kept(name: str, a: torch.Tensor, b: torch.Tensor) -> None:
+        for own, value in zip((a, b), pairs[name], strict=True):
+            own.copy_(value)
+
+    return _inject(model, list(pairs), lora.rank, lora.scale * lora.rank, kept)
+
+
+def _inject(
+    model: Any,
+    modules: list[str],
+    rank: int,
+    alpha: float,
+    start: Callable[[str, torch.Tensor, torch.Tensor], None],
+) -> list[tuple[str, torch.nn.Parameter]]:
+    """Put LoRA into modules; ``start`` fills A and B of each, in the model's order."""
+    import torch
+    from peft import LoraConfig, inject_adapter_in_model
+
     # peft draws a start of its own, which is nobody's business outside.
     with torch.random.fork_rng(devices=[]):
         # Its type says int; α is any number.
-        settings: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "target_modules": names}
+        settings: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "target_modules": modules}
         inject_adapter_in_model(LoraConfig(**settings), model)
-    source = torch.Generator().manual_seed(seed)
     model.requires_grad_(False)
-    for _, module in _adapted(model):
+    for name, module in _adapted(model):
         a, b = module.lora_A[_ADAPTER].weight, module.lora_B[_ADAPTER].weight
-        bound = 1 / math.sqrt(a.shape[1])
         with torch.no_grad():
-            a.copy_(torch.empty(a.shape).uniform_(-bound, bound, generator=source))
-            b.zero_()
+            start(name, a, b)
         a.requires_grad_(True)
         b.requires_grad_(True)
     return [(name, own) for name, own in model.named_parameters() if own.requires_grad]
+
+
+def _check_plain(model: Any) -> None:
+    if next(_adapted(model), None) is not None:
+        raise InvalidInputError("the model has LoRA already")
 
 
 def save_adapter(

@@ -16,7 +16,7 @@ def model_card(name: str, manifest: Mapping[str, Any], licence: str | None) -> s
 
     ``manifest`` is what ``export`` returns.
     """
-    base, settings, lists = manifest["base"], manifest["settings"], manifest["lists"]
+    base, settings = manifest["base"], manifest["settings"]
     header = {"base_model": base["model"], "library_name": "ranklens", "tags": ["reranker"]}
     if licence is not None:
         header["license"] = licence.lower()
@@ -43,18 +43,7 @@ def model_card(name: str, manifest: Mapping[str, Any], licence: str | None) -> s
         "",
         _licence(licence),
         "",
-        "## Training data",
-        "",
-        *_data(lists, settings["lists"]),
-        "",
-        "## Training",
-        "",
-        *(f"* {label}: {plain(value)}" for label, value in _training(settings, cut)),
-        "",
-        "## Figures",
-        "",
-        *_figures(manifest),
-        "",
+        *_history(manifest),
         "## Limits",
         "",
         "It was trained to be read with this prompt, these layers and these heads; other profiles "
@@ -73,6 +62,29 @@ def plain(value: object) -> str:
         if character.isspace() or not unicodedata.category(character).startswith("C")
     )
     return _MARKUP.sub(r"\\\1", " ".join(text.split()))
+
+
+def _history(manifest: Mapping[str, Any]) -> list[str]:
+    """Return the sections of what was learned from and how, for every training there was."""
+    runs: list[Mapping[str, Any]] = []
+    run: Mapping[str, Any] | None = manifest
+    while run is not None:
+        runs.insert(0, run)
+        run = run.get("trained_before")
+    lines = []
+    for number, one in enumerate(runs, start=1):
+        of = f" of run {number} of {len(runs)}" if len(runs) > 1 else ""
+        if "settings" not in one:
+            lines += [f"## Training{of}", "", "Not recorded: the adapter had no manifest.", ""]
+            continue
+        settings = one["settings"]
+        how = _training(settings, one.get("cut_to_rank"))
+        lines += [
+            f"## Training data{of}", "", *_data(one["lists"], settings["lists"]), "",
+            f"## Training{of}", "", *(f"* {label}: {plain(value)}" for label, value in how), "",
+            f"## Figures{of}", "", *_figures(one), "",
+        ]  # fmt: skip
+    return lines
 
 
 def _licence(licence: str | None) -> str:
@@ -108,6 +120,8 @@ def _source(source: object) -> str:
 def _training(settings: Mapping[str, Any], cut: int | None) -> list[tuple[str, object]]:
     schedule = settings["schedule"]
     weights = "all weights of the layers" if settings["lora"] is None else "LoRA"
+    if settings.get("going_on") is not None:
+        weights = f"{weights}, from the adapter {settings['going_on']} on"
     return [
         ("trained", weights if cut is None else f"{weights}; what they learned was then cut to "
          f"rank {cut}"),
@@ -125,7 +139,7 @@ def _training(settings: Mapping[str, Any], cut: int | None) -> list[tuple[str, o
 def _figures(manifest: Mapping[str, Any]) -> list[str]:
     figures = manifest["figures"]
     if manifest["measured"] is None:
-        return ["Nothing was held out: it is not known how well this model ranks."]
+        return ["Nothing was held out in this training, so that nothing was measured by it."]
     rows = [f"| {plain(key)} | {_number(value)} |" for key, value in figures.items()]
     return [
         "| figure | value |", "|---|---|", *rows, "",

@@ -46,12 +46,14 @@ class Provenance:
     """Where a trained model comes from, besides its settings.
 
     ``lists`` is the manifest of the training lists, ``licence`` the base model's, None where it
-    is not known.
+    is not known. ``history`` is the manifest of the adapter that was trained on, None for a new
+    one.
     """
 
     base: ResolvedModel
     lists: Mapping[str, Any]
     licence: str | None = None
+    history: Mapping[str, Any] | None = None
 
 
 def export(
@@ -85,6 +87,8 @@ def export(
     method = _method(settings, low_rank)
     manifest = _manifest(trainer, provenance, held_out, method, extra)
     manifest["cut_to_rank"] = None if low_rank is None else low_rank.rank
+    if provenance.history is not None:
+        manifest["trained_before"] = dict(provenance.history)
     with _replaced(folder) as made:
         if low_rank is not None:
             write_adapter(made, pairs, base=base, rank=low_rank.rank, alpha=low_rank.rank)
@@ -171,7 +175,8 @@ def _profile(
 def _method(settings: Settings, low_rank: LowRank | None) -> str:
     how = "all weights" if settings.lora is None else f"LoRA of rank {settings.lora}"
     kept = "" if low_rank is None else f", the change cut to rank {low_rank.rank}"
-    return f"{how} trained on {settings.objective}{kept}"
+    on = "" if settings.going_on is None else " further"
+    return f"{how} trained{on} on {settings.objective}{kept}"
 
 
 def _save_model(folder: Path, engine: Any, layers: int) -> None:

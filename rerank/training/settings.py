@@ -46,7 +46,8 @@ class Settings:
 
     ``lists`` and ``validation`` are digests of what is trained and validated on; ``profile`` is
     what ``Profile.to_dict`` gives. ``lora`` is the rank of the adapter, None trains all weights
-    of the layers; ``alpha`` None is the rank. ``learning_rate`` is of weights,
+    of the layers; ``alpha`` None is the rank. ``going_on`` is the digest of the adapter that is
+    trained on, None for a new one. ``learning_rate`` is of weights,
     ``head_learning_rate`` of head weights, which have no weight decay; 0 leaves them as they
     are. ``clip`` bounds the norm of all gradients together. A step is ``accumulate`` lists.
     ``patience``: so many validations without a better one end the run; None goes to the end.
@@ -64,6 +65,7 @@ class Settings:
     head_learning_rate: float
     lora: int | None = 16
     alpha: float | None = None
+    going_on: str | None = None
     schedule: Schedule = Schedule()
     weight_decay: float = 0.0
     clip: float = 1.0

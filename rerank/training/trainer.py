@@ -21,6 +21,8 @@ from ranklens.rerank.training.student import Student, Weights
 from ranklens.rerank.training.validation import HeldOut, Validation
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from ranklens.rerank.training.lists import TrainingList
@@ -49,12 +51,19 @@ class Step:
 Watch = Callable[[Step | Validation], None]
 
 
-def trained_weights(model: Any, settings: Settings) -> list[tuple[str, torch.nn.Parameter]]:
+def trained_weights(
+    model: Any, settings: Settings, going_on: Path | None = None, *, layers: int | None = None
+) -> list[tuple[str, torch.nn.Parameter]]:
     """Say what of a model is trained, with LoRA put into it where the settings have a rank.
 
-    Without, it is every weight of the decoder's layers: a list has few of the vocabulary's rows,
-    so embeddings stay as they are.
+    ``going_on`` is the folder of the adapter that is trained on, None for a new one; ``layers``
+    is how many the base model has, see ``read_pairs``. Without a rank it is every weight of the
+    decoder's layers: a list has few of the vocabulary's rows, so embeddings stay as they are.
     """
+    if going_on is not None:
+        from ranklens.rerank.training.adapter import go_on_with_lora
+
+        return go_on_with_lora(model, going_on, layers=layers)
     if settings.lora is not None:
         from ranklens.rerank.training.adapter import add_lora
 
