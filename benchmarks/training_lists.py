@@ -3,16 +3,18 @@
     python benchmarks/training_lists.py COLLECTIONS --out FOLDER
 
 COLLECTIONS holds trec-dl-2021, trec-dl-2022, llmjudge-dl23, fiqa-positives and scifact. The test
-half of llmjudge-dl23 is what training is validated on. Kept out of everything trained on, by id
-and by text: the queries and judged passages of TREC DL 2019, of that half, and of SciFact's test
-queries. TREC DL 2020 and the classic collections are not touched. What a step has made is not made
-again. In the end the command that trains on them is printed.
+half of llmjudge-dl23 is what training is validated on; the last queries of FiQA and of SciFact's
+training set, which no list asks, are there to choose between models with. Kept out of everything
+trained on, by id and by text: the queries and judged passages of TREC DL 2019, of that half, and of
+SciFact's test queries. TREC DL 2020 and the classic collections are not touched. What a step has
+made is not made again. In the end the two commands that train on them are printed.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -42,6 +44,8 @@ def main() -> None:
         qrels=source / "scifact/qrels/train.tsv",
     )
     says(scifact_train, "SciFact's queries with training judgements.", source / "scifact")
+    last_queries(source / "fiqa-positives", "test", out / "fiqa-last")
+    last_queries(source / "scifact", "train", out / "scifact-train-last")
     made = [
         queries(source / name, out / f"queries-{name}", limit, source / "trec-dl-2019")
         for name, limit in (
@@ -68,12 +72,20 @@ def main() -> None:
             seed=4, documents=10, limit=120,
         ),
     ]  # fmt: skip
+    everything = " ".join(str(path) for path in (lists[0], *lists))
+    common = (
+        "--objective 'graded + kl(splade, 0.1) + kl(minilm-l6, 0.05)' --dtype bfloat16 "
+        "--head-lr 3e-3 --warmup 30"
+    )
+    first = out / "first"
     print(
-        f"ranklens train model {lists[0]} {' '.join(map(str, lists))} "
-        f"-o {out / 'ranklens-135m'} --profile {start(out / 'start.json')} "
-        "--objective 'graded + kl(splade, 0.1) + kl(minilm-l6, 0.05)' "
-        f"--validation {halves[1]} --validation-depth 20 --validate-every 160 --dtype bfloat16 "
-        "--all-weights --as-lora 20 --lr 6e-5 --head-lr 3e-3 --steps 640 --warmup 30"
+        f"ranklens train model {everything} -o {first} --profile {start(out / 'start.json')} "
+        f"{common} --all-weights --as-lora 20 --lr 6e-5 --steps 640 "
+        f"--validation {halves[1]} --validation-depth 20 --validate-every 160"
+    )
+    print(
+        f"ranklens train model {everything} -o {out / 'ranklens-135m'} --model {first / 'model'} "
+        f"{common} --lr 2e-4 --steps 1200 --seed 1"
     )
 
 
@@ -120,6 +132,19 @@ def dl23_half(source: Path, out: Path, half: str) -> Path:
     lines = (data / "queries.tsv").read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if line.split("\t")[0] in judged]
     (path / "queries.tsv").write_text("".join(kept), encoding="utf-8")
+    return path
+
+
+def last_queries(source: Path, split: str, to: Path, count: int = 60) -> Path:
+    """Return the collection of the last judged queries; lists are made of the first ones."""
+    qrels = source / f"qrels/{split}.tsv"
+    judged = {line.split("\t")[0] for line in qrels.read_text(encoding="utf-8").splitlines()}
+    path = folder(
+        to, name=to.name, docs=source / "corpus.jsonl.gz", queries="queries.jsonl", qrels=qrels
+    )
+    lines = (source / "queries.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    asked = [line for line in lines if json.loads(line)["_id"] in judged]
+    (path / "queries.jsonl").write_text("".join(asked[-count:]), encoding="utf-8")
     return path
 
 
