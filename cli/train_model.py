@@ -147,6 +147,8 @@ def model(
 
     Example: ranklens train model lists --layers 18 --validation scifact -o runs/trained
     """
+    if all_weights and (lora is not None or alpha is not None):
+        raise UsageError("--all-weights trains no adapter: give it, or --lora and --alpha")
     if as_lora is not None and not all_weights:
         raise UsageError("--as-lora cuts what --all-weights learns; --lora has its own rank")
     if steps is not None and epochs is not None:
@@ -169,7 +171,6 @@ def model(
     require("llm", "torch", "transformers", "safetensors")
     parts = [part for folder in lists for part in read_lists(folder)]
     _check_teachers(objective, parts)
-    start = start_of(base, profile, layers, lora=lora, alpha=alpha, all_weights=all_weights)
     held_out = None
     if validation is not None:
         held_out = held_out_lists(validation, validation_depth, validation_limit)
@@ -181,6 +182,7 @@ def model(
                     f"{seen[0]!r}): the figures will be too good"
                 ]
             )
+    start = start_of(base, profile, layers, lora=lora, alpha=alpha, all_weights=all_weights)
     placement = placement_of(device, dtype)
     count = (
         steps if steps is not None else _steps(1.0 if epochs is None else epochs, parts, accumulate)
@@ -240,7 +242,7 @@ def _run(
     as_lora: int | None,
 ) -> dict[str, Any]:
     """Train to the end and write the model; PartialError on Ctrl-C."""
-    from ranklens.cli.output import note
+    from ranklens.cli.output import note, warn
     from ranklens.cli.train_progress import draw, training_progress, watching
     from ranklens.rerank.engine import AttentionEngine
     from ranklens.rerank.training.export import Provenance, export
@@ -248,7 +250,7 @@ def _run(
     from ranklens.rerank.training.low_rank import before_training
     from ranklens.rerank.training.objectives import parse_objective
     from ranklens.rerank.training.student import Student
-    from ranklens.rerank.training.trainer import Trainer, trained_weights
+    from ranklens.rerank.training.trainer import Trainer, highest_layer, trained_weights
 
     base, profile = start.base, start.profile
     trainer: Trainer | None = None
@@ -270,6 +272,15 @@ def _run(
             checkpointing=checkpointing,
             train_heads=settings.head_learning_rate > 0,
         )
+        changed = highest_layer(name for name, _ in named)
+        if changed < student.plan.last_layer:
+            warn(
+                [
+                    f"layers are read up to {student.plan.last_layer}, and the adapter changes "
+                    f"those up to {changed}: the others stay as they are; --lora puts a new "
+                    "adapter on all"
+                ]
+            )
         trainer = Trainer(
             student, named, settings, parts, folder, held_out=held_out, save_every=save_every
         )

@@ -23,7 +23,8 @@ class Start:
     """A base model, the profile that it is trained to be read with, and what is trained of it.
 
     ``lora`` and ``alpha`` are those of an adapter, None for all weights. ``going_on`` is the
-    adapter of the base that is trained on, None for a new one.
+    adapter of the base that is trained on, None for a new one. ``history`` is the manifest of a
+    trained model, see ``read_history``.
     """
 
     base: ResolvedModel
@@ -31,6 +32,7 @@ class Start:
     lora: int | None
     alpha: float | None
     going_on: Path | None = None
+    history: Mapping[str, Any] | None = None
 
     @property
     def learning_rate(self) -> float:
@@ -61,17 +63,14 @@ class Start:
 
     @property
     def licence(self) -> str | None:
-        """The base model's, where it is known."""
+        """That of the weights that are trained, where it is known."""
         from ranklens.data.models import REGISTRY
 
+        if self.history is not None:
+            # An adapter without a manifest may have any licence, whatever its base has.
+            base = self.history.get("base", {})
+            return str(base["licence"]) if base.get("licence") else None
         return REGISTRY[self.base.spec].licence if self.base.spec in REGISTRY else None
-
-    @property
-    def history(self) -> Mapping[str, Any] | None:
-        """The manifest of the adapter that is trained on, {} for one that has none."""
-        from ranklens.data.models.adapter import read_manifest
-
-        return None if self.going_on is None else read_manifest(self.going_on)
 
     @property
     def _config(self) -> Any:
@@ -92,40 +91,48 @@ def start_of(
 ) -> Start:
     """Find what is trained, bringing a named model to this disk.
 
-    A trained model's adapter is trained on, and read with its own profile unless another is
-    given; with ``lora`` or ``all_weights`` it is merged, and is the base of what is trained.
-    Raises UsageError for options that exclude each other, MissingPrerequisiteError without peft
-    where it is needed, and what models and profiles raise.
+    A trained model is read with its own profile unless another is given, and its adapter is
+    trained on; with ``lora`` or ``all_weights`` that is merged, and new weights are trained.
+    Raises UsageError for an ``alpha`` of an adapter that has one, MissingPrerequisiteError without
+    peft where it is needed, and what models, profiles and manifests raise.
     """
-    if all_weights and (lora is not None or alpha is not None):
-        raise UsageError("--all-weights trains no adapter: give it, or --lora and --alpha")
     from ranklens.cli.specs import pull_model
     from ranklens.data.extras import require
     from ranklens.data.models import resolve
-    from ranklens.data.models.adapter import PROFILE
+    from ranklens.data.models.adapter import CONFIG, PROFILE
     from ranklens.rerank.lora import read_lora
     from ranklens.rerank.profile_file import load_profile
+    from ranklens.rerank.training.history import read_history
     from ranklens.rerank.training.starting import starting_profile
 
     if not all_weights:
         require("train", "peft")
+    given = None if profile is None else load_profile(profile)
     pull_model(model)
     found = resolve(model)
-    own = None if found.adapter is None else found.adapter / PROFILE
-    if profile is None and own is not None and own.is_file():
-        profile = str(own)
-    chosen = starting_profile(None if profile is None else load_profile(profile), layers)
+    folder = found.adapter or found.path
+    history = read_history(folder)
+    if given is None and history is not None and (folder / PROFILE).is_file():
+        given = load_profile(str(folder / PROFILE))
+    chosen = starting_profile(given, layers)
     if all_weights:
-        return Start(found, chosen, None, None)
+        return Start(found, chosen, None, None, history=history)
     if found.base is None or found.adapter is None or lora is not None:
-        return Start(found, chosen, RANK if lora is None else lora, alpha)
+        return Start(found, chosen, RANK if lora is None else lora, alpha, history=history)
     if alpha is not None:
         raise UsageError(
             f"--alpha is of a new adapter, and that of {model} is trained on; give --lora as well "
             "to put another one on top"
         )
     adapter = read_lora(found.adapter)
-    return Start(found.base, chosen, adapter.rank, adapter.scale * adapter.rank, found.adapter)
+    if adapter.scale < 0:
+        raise UsageError(
+            f"{found.adapter / CONFIG}: an adapter with a negative lora_alpha cannot be trained "
+            "on; give --lora to put another one on top"
+        )
+    return Start(
+        found.base, chosen, adapter.rank, adapter.scale * adapter.rank, found.adapter, history
+    )
 
 
 def placement_of(device: str | None, dtype: str | None) -> Placement:

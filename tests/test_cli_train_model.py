@@ -7,17 +7,25 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 pytest.importorskip("peft", reason="the extra train is not installed")
 
+import torch
 from tests.word_task import make_model, word_lists, word_profile
+from transformers import AutoConfig, AutoModel
 
 from ranklens.cli.train_progress import Tally
+from ranklens.cli.train_start import start_of
+from ranklens.data.models import REGISTRY, resolve
 from ranklens.rerank.profile_file import load_profile, save_profile
+from ranklens.rerank.training.adapter import add_lora, save_adapter
+from ranklens.rerank.training.card import runs_of
 from ranklens.rerank.training.folder import write_lists
+from ranklens.rerank.training.settings import Settings
 from ranklens.rerank.training.student import Student
 from ranklens.rerank.training.trainer import Step
 from ranklens.rerank.training.validation import Validation
@@ -227,22 +235,90 @@ def test_a_trained_model_is_trained_on(train: Call, call: Call, task: Path, tmp_
     assert settings["r"] == 2
     assert settings["base_model_name_or_path"] == str(first)
 
+    done = on("whole", "--all-weights", "--steps", "1")
+    assert done.returncode == 0, done.stderr
+    for name in ("top", "whole"):
+        manifest = json.loads((tmp_path / name / "model" / "training.json").read_text())
+        assert manifest["trained_before"] == manifests[0], "what it learned from is not lost"
+    start = start_of(
+        str(tmp_path / "whole" / "model"), None, None, lora=None, alpha=None, all_weights=True
+    )
+    assert start.profile == load_profile(str(tmp_path / "whole" / "model" / "profile.json"))
+    assert start.history is not None
+    assert start.history["trained_before"] == manifests[0]
+
+
+@pytest.fixture(scope="module")
+def foreign(task: Path) -> Path:
+    """Make an adapter of the first of two layers, with nothing beside it."""
+    folder = task / "foreign"
+    config = AutoConfig.from_pretrained(task / "tiny")
+    config.num_hidden_layers = 1
+    model = AutoModel.from_pretrained(task / "tiny", config=config, dtype=torch.float32)
+    add_lora(model, 2)
+    save_adapter(folder, model, base=resolve(str(task / "tiny")), rank=2)
+    return folder
+
 
 def test_an_adapter_without_a_manifest_is_trained_on(
-    train: Call, call: Call, task: Path, tmp_path: Path
+    call: Call, task: Path, foreign: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = train("--steps", "1")
-    assert done.returncode == 0, done.stderr
-    foreign = tmp_path / "foreign"
-    foreign.mkdir()
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        shutil.copy(tmp_path / "out" / "model" / name, foreign)
+    known = SimpleNamespace(licence="Apache-2.0")
+    monkeypatch.setitem(REGISTRY, str(task / "tiny"), cast("Any", known))
     done = call(
         "train", "model", task / "lists", "--model", foreign, "--profile", task / "words.json",
-        "--steps", "1", "--out", tmp_path / "on",
+        "--layers", "2", "--steps", "1", "--out", tmp_path / "on",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "the adapter had no manifest" in (tmp_path / "on" / "model" / "README.md").read_text()
+    assert "layers are read up to 1, and the adapter changes those up to 0" in done.stderr
+    card = (tmp_path / "on" / "model" / "README.md").read_text()
+    assert "the adapter had no manifest" in card
+    assert "Apache" not in card, "that is the base's, and the adapter's is not known"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[]", "expected a JSON object"),
+        ("{", "not JSON"),
+        ('{"trained_before": 5}', "no manifest of `ranklens train model` (AttributeError"),
+        ('{"settings": {"lr": 1}}', "no manifest of `ranklens train model` (KeyError"),
+        ('{"loss": NaN}', "no manifest of `ranklens train model` (ValueError"),
+        ('{"trained_before": {"name": "\\ud800"}}', "(UnicodeEncodeError"),
+    ],
+)
+def test_a_manifest_that_is_none_is_refused_before_training(
+    call: Call, task: Path, foreign: Path, tmp_path: Path, text: str, said: str
+) -> None:
+    folder = tmp_path / "adapter"
+    shutil.copytree(foreign, folder)
+    (folder / "training.json").write_text(text)
+    done = call(
+        "train", "model", task / "lists", "--model", folder, "--profile", task / "words.json",
+        "--steps", "1", "--out", tmp_path / "on",
+    )  # fmt: skip
+    assert done.returncode == 5
+    assert f"{folder / 'training.json'}" in done.stderr
+    assert said in done.stderr
+    assert not (tmp_path / "on").exists()
+
+
+def test_texts_of_an_earlier_manifest_are_no_markup() -> None:
+    hostile = "1\n\n## Licence\n\n<img src=x>"
+    earlier = {
+        "settings": Settings(
+            lists=hostile, model="m", revision="r", profile={}, objective="graded", steps=1,
+            learning_rate=1.0, head_learning_rate=1.0,
+        ).to_dict(),
+        "cut_to_rank": None,
+        "lists": {"counts": {hostile: hostile}, "collections": [{"name": hostile}, hostile]},
+        "figures": {hostile: 0.5},
+        "measured": hostile,
+    }  # fmt: skip
+    text = "\n".join(runs_of({**earlier, "trained_before": earlier}))
+    assert "## Licence" not in text.replace("\\#\\# Licence", "")
+    assert "<img" not in text.replace("\\<img", "")
+    assert text.count("## Figures of run") == 2
 
 
 def adapter_of(model: Path) -> bytes:

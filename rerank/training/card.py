@@ -43,7 +43,7 @@ def model_card(name: str, manifest: Mapping[str, Any], licence: str | None) -> s
         "",
         _licence(licence),
         "",
-        *_history(manifest),
+        *runs_of(manifest),
         "## Limits",
         "",
         "It was trained to be read with this prompt, these layers and these heads; other profiles "
@@ -64,7 +64,7 @@ def plain(value: object) -> str:
     return _MARKUP.sub(r"\\\1", " ".join(text.split()))
 
 
-def _history(manifest: Mapping[str, Any]) -> list[str]:
+def runs_of(manifest: Mapping[str, Any]) -> list[str]:
     """Return the sections of what was learned from and how, for every training there was."""
     runs: list[Mapping[str, Any]] = []
     run: Mapping[str, Any] | None = manifest
@@ -74,11 +74,11 @@ def _history(manifest: Mapping[str, Any]) -> list[str]:
     lines = []
     for number, one in enumerate(runs, start=1):
         of = f" of run {number} of {len(runs)}" if len(runs) > 1 else ""
-        if "settings" not in one:
+        if not one:
             lines += [f"## Training{of}", "", "Not recorded: the adapter had no manifest.", ""]
             continue
         settings = one["settings"]
-        how = _training(settings, one.get("cut_to_rank"))
+        how = _training(settings, one["cut_to_rank"])
         lines += [
             f"## Training data{of}", "", *_data(one["lists"], settings["lists"]), "",
             f"## Training{of}", "", *(f"* {label}: {plain(value)}" for label, value in how), "",
@@ -98,7 +98,7 @@ def _licence(licence: str | None) -> str:
 
 def _data(lists: Mapping[str, Any], digest: str) -> list[str]:
     counts = lists.get("counts") or {}
-    said = ", ".join(f"{counts[key]} {plain(key)}" for key in counts)
+    said = ", ".join(f"{plain(counts[key])} {plain(key)}" for key in counts)
     found = [f"{said or 'Lists'} ({plain(digest)}), made from:", ""]
     sources = lists.get("collections")
     if not isinstance(sources, list) or not sources:

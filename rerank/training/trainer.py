@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ranklens.rerank.training.lists import TrainingList
 
 HEADS = "head_weights"
+_LAYER = re.compile(r"(?:^|\.)layers\.([0-9]+)\.")
 _BETAS = (0.9, 0.999)
 
 
@@ -77,6 +79,11 @@ def trained_weights(
     for _, own in found:
         own.requires_grad_(True)
     return found
+
+
+def highest_layer(names: Iterable[str]) -> int:
+    """Return the last layer that weights of these names are in."""
+    return max(int(found[1]) for name in names if (found := _LAYER.search(name)))
 
 
 class Trainer:
