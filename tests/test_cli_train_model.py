@@ -224,7 +224,7 @@ def test_a_trained_model_is_trained_on(train: Call, call: Call, task: Path, tmp_
     assert manifests[1]["base"] == manifests[0]["base"], "one adapter, of the same base"
     card = (more / "README.md").read_text()
     assert "## Training data of run 1 of 2" in card
-    assert "## Training data of run 2 of 2" in card
+    assert "## Training data of run 2 of 2\n\nThe same lists as those of run 1." in card
     refused = on("alpha", "--alpha", "3")
     assert refused.returncode == 2
     assert "--alpha is of a new adapter, and that of" in refused.stderr

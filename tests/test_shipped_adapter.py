@@ -58,6 +58,8 @@ def test_it_fits_its_base_and_raises_no_doubt(reranker: AttentionReranker) -> No
 def test_its_card_says_what_it_was_trained_on() -> None:
     card = (FOLDER / "README.md").read_text("utf-8")
     manifest = json.loads((FOLDER / "training.json").read_text("utf-8"))
+    assert manifest["trained_before"]["lists"] == manifest["lists"], "two runs, the same lists"
+    assert "trained_before" not in manifest["trained_before"]
     names = {source["name"] for source in manifest["lists"]["collections"]}
     assert names == {
         "trec-dl-2021", "trec-dl-2022", "llmjudge-dl23-dev", "fiqa-positives/test",

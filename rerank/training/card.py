@@ -72,15 +72,20 @@ def runs_of(manifest: Mapping[str, Any]) -> list[str]:
         runs.insert(0, run)
         run = run.get("trained_before")
     lines = []
+    known: dict[str, int] = {}
     for number, one in enumerate(runs, start=1):
         of = f" of run {number} of {len(runs)}" if len(runs) > 1 else ""
         if not one:
             lines += [f"## Training{of}", "", "Not recorded: the adapter had no manifest.", ""]
             continue
         settings = one["settings"]
+        data = _data(one["lists"], settings["lists"])
+        first = known.setdefault(settings["lists"], number)
+        if first < number:
+            data = [f"The same lists as those of run {first}."]
         how = _training(settings, one["cut_to_rank"])
         lines += [
-            f"## Training data{of}", "", *_data(one["lists"], settings["lists"]), "",
+            f"## Training data{of}", "", *data, "",
             f"## Training{of}", "", *(f"* {label}: {plain(value)}" for label, value in how), "",
             f"## Figures{of}", "", *_figures(one), "",
         ]  # fmt: skip
@@ -139,7 +144,7 @@ def _training(settings: Mapping[str, Any], cut: int | None) -> list[tuple[str, o
 def _figures(manifest: Mapping[str, Any]) -> list[str]:
     figures = manifest["figures"]
     if manifest["measured"] is None:
-        return ["Nothing was held out in this training, so that nothing was measured by it."]
+        return ["No lists were held out to validate on, so that this training measured nothing."]
     rows = [f"| {plain(key)} | {_number(value)} |" for key, value in figures.items()]
     return [
         "| figure | value |", "|---|---|", *rows, "",
