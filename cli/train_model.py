@@ -273,7 +273,7 @@ def _run(
             train_heads=settings.head_learning_rate > 0,
         )
         changed = highest_layer(name for name, _ in named)
-        if changed < student.plan.last_layer:
+        if changed is not None and changed < student.plan.last_layer:
             warn(
                 [
                     f"layers are read up to {student.plan.last_layer}, and the adapter changes "

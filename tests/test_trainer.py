@@ -31,7 +31,7 @@ from ranklens.rerank.training.curve import Curve, curve_picture, means, read_cur
 from ranklens.rerank.training.export import Provenance, export
 from ranklens.rerank.training.order import epoch_order, shuffled, visited
 from ranklens.rerank.training.settings import Schedule
-from ranklens.rerank.training.trainer import HEADS, Step, Trainer
+from ranklens.rerank.training.trainer import HEADS, Step, Trainer, highest_layer
 from ranklens.rerank.training.validation import HeldOut, Validation
 
 pytest_plugins = ["word_fixtures"]
@@ -381,3 +381,9 @@ def test_a_curve_is_drawn_whatever_it_holds(tmp_path: Path) -> None:
     broken.write_text('{"step": 1, "loss": 2.0}\n{"step": 2}\n')
     with pytest.raises(InvalidInputError, match=r"curve\.jsonl:2: neither a step"):
         read_curve(broken)
+
+
+def test_the_last_layer_of_names() -> None:
+    names = ["layers.2.self_attn.q_proj.lora_A", "model.layers.11.mlp.up_proj.weight"]
+    assert highest_layer(names) == 11
+    assert highest_layer(["h.3.attn.q_proj"]) is None

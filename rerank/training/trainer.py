@@ -81,9 +81,10 @@ def trained_weights(
     return found
 
 
-def highest_layer(names: Iterable[str]) -> int:
-    """Return the last layer that weights of these names are in."""
-    return max(int(found[1]) for name in names if (found := _LAYER.search(name)))
+def highest_layer(names: Iterable[str]) -> int | None:
+    """Return the last layer that weights of these names are in, None where names do not tell."""
+    found = (_LAYER.search(name) for name in names)
+    return max((int(match[1]) for match in found if match), default=None)
 
 
 class Trainer:
