@@ -20,11 +20,13 @@ from transformers import AutoConfig, AutoModel
 
 from ranklens.cli.train_progress import Tally
 from ranklens.cli.train_start import start_of
+from ranklens.data.errors import InvalidInputError
 from ranklens.data.models import REGISTRY, resolve
 from ranklens.rerank.profile_file import load_profile, save_profile
 from ranklens.rerank.training.adapter import add_lora, save_adapter
 from ranklens.rerank.training.card import runs_of
 from ranklens.rerank.training.folder import write_lists
+from ranklens.rerank.training.history import read_history
 from ranklens.rerank.training.settings import Settings
 from ranklens.rerank.training.student import Student
 from ranklens.rerank.training.trainer import Step
@@ -303,7 +305,7 @@ def test_a_manifest_that_is_none_is_refused_before_training(
     assert not (tmp_path / "on").exists()
 
 
-def test_texts_of_an_earlier_manifest_are_no_markup() -> None:
+def test_texts_of_an_earlier_manifest_are_no_markup(tmp_path: Path) -> None:
     hostile = "1\n\n## Licence\n\n<img src=x>"
     earlier = {
         "settings": Settings(
@@ -319,6 +321,11 @@ def test_texts_of_an_earlier_manifest_are_no_markup() -> None:
     assert "## Licence" not in text.replace("\\#\\# Licence", "")
     assert "<img" not in text.replace("\\<img", "")
     assert text.count("## Figures of run") == 2
+    (tmp_path / "training.json").write_text(json.dumps(earlier))
+    assert read_history(tmp_path) == earlier
+    (tmp_path / "training.json").write_text(json.dumps({**earlier, "base": 5}))
+    with pytest.raises(InvalidInputError, match="no manifest of `ranklens train model`"):
+        read_history(tmp_path)
 
 
 def adapter_of(model: Path) -> bytes:

@@ -79,8 +79,8 @@ def go_on_with_lora(
     """Put an adapter's LoRA into its base model to be trained on; return what ``add_lora`` does.
 
     The model computes what it would with the adapter merged, to rounding; A and B are rounded to
-    its dtype. ``layers`` as in
-    ``read_pairs``, and it raises as that does; MissingPrerequisiteError without peft.
+    its dtype. ``layers`` as in ``read_pairs``, and it raises as that does;
+    MissingPrerequisiteError without peft.
     """
     require("train", "peft")
     _check_plain(model)

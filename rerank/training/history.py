@@ -28,6 +28,7 @@ def read_history(folder: Path) -> Mapping[str, Any] | None:
     try:
         json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
         runs_of(found)
+        found.get("base", {}).get("licence")
     except _NOT_OURS as error:
         raise InvalidInputError(
             f"{place}: no manifest of `ranklens train model` ({type(error).__name__}: {error}); "
